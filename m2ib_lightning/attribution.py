@@ -1,0 +1,163 @@
+"""The result of explaining one pair."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from m2ib_lightning.types import Box
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass(eq=False)
+class Attribution:
+    """What the image and the text of one pair contribute to their similarity.
+
+    Attributes:
+        id: The pair's name.
+        text: The caption, as given.
+        source: The image's path, "" if it was given in memory.
+        image_map: (gh, gw) float32 in `unit`, or None if the image was not explained. Never normalised.
+        text_map: (L,) float32 in `unit`, one value a token, or None if the text was not explained.
+        tokens: L token strings, padding left out.
+        special: (L,) bool, the tokens that are no part of the text (BOS, EOS).
+        spans: L (start, end) characters of `text`, (0, 0) for special tokens.
+        score: Cosine similarity of the clean pair, in -1..1.
+        image_score: The same with the image read through its bottleneck, nan if there is none.
+        text_score: The same with the text read through its bottleneck, nan if there is none.
+        unit: Of the maps: "nats" for M2IB, the method's own otherwise.
+        view: What the model saw of the image, as a box in fractions of its width and height.
+        truncated: Whether the text was cut at the model's token limit.
+        settings: What it was made with: method, backbone, layers, betas, steps, samples, prior, seed, ...
+        history: Per-step values, (steps,) float32 each, by name ("loss/total", "image/relevance", ...).
+        steps: Optimisation steps made.
+        stop_reason: Why the fit ended: "max_steps", "converged", ... or "" where nothing is fitted.
+    """
+
+    id: str
+    text: str
+    image_map: NDArray[np.float32] | None
+    text_map: NDArray[np.float32] | None
+    tokens: list[str]
+    special: NDArray[np.bool_]
+    spans: list[tuple[int, int]]
+    score: float
+    source: str = ""
+    image_score: float = float("nan")
+    text_score: float = float("nan")
+    unit: str = "nats"
+    view: Box = WHOLE
+    truncated: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
+    history: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    steps: int = 0
+    stop_reason: str = ""
+
+    def heatmap(self, size: tuple[int, int]) -> NDArray[np.float32]:
+        """(H, W) float32 in [0, 1], the image map over the whole picture, for display.
+
+        The map's cells are interpolated bilinearly over what the model saw; what it did not see is 0. Negative
+        values, which some methods give, are shown as 0, and the largest value as 1.
+
+        Args:
+            size: (height, width) in pixels.
+
+        Raises:
+            ValueError: The image was not explained, or the size is not positive.
+        """
+        values = self._explained("image_map").clip(min=0)
+        height, width = size
+        if min(size) < 1:
+            raise ValueError(f"Expected a size of at least 1 x 1 pixels but got {size}. Remedy: (height, width).")
+        top = float(values.max())
+        grid = Image.fromarray(values / top if top > 0 else values)
+        left, upper, right, lower = self.view
+        box = (round(left * width), round(upper * height), round(right * width), round(lower * height))
+        seen = (max(1, box[2] - box[0]), max(1, box[3] - box[1]))
+        whole = Image.new("F", (width, height), 0.0)
+        whole.paste(grid.resize(seen, Image.Resampling.BILINEAR), box[:2])
+        return np.asarray(whole, dtype=np.float32).clip(0, 1)
+
+    def overlay(self, image: Image.Image, opacity: float = 0.65) -> Image.Image:
+        """The picture with its heat map over it, RGB and of the same size; it shows through where the map is low.
+
+        Raises:
+            ValueError: The image was not explained.
+        """
+        from matplotlib import colormaps
+
+        heat = self.heatmap((image.height, image.width))
+        colours = colormaps["inferno"](heat)[..., :3]
+        weight = opacity * np.sqrt(heat)[..., None]
+        grey = np.asarray(image.convert("L").convert("RGB")) / 255
+        base = 0.5 * grey + 0.5 * np.asarray(image.convert("RGB")) / 255
+        return Image.fromarray((255 * ((1 - weight) * base + weight * colours)).round().astype(np.uint8))
+
+    def words(self) -> list[tuple[str, float]]:
+        """The words of the text with the sum of their tokens' values, in the text's order, special tokens left out.
+
+        Tokens belong to one word when their characters touch and are all letters and digits.
+
+        Raises:
+            ValueError: The text was not explained.
+        """
+        values = self._explained("text_map")
+        words: list[tuple[int, int, float]] = []
+        for (start, end), special, value in zip(self.spans, self.special, values, strict=True):
+            if special:
+                continue
+            inside = words and words[-1][1] == start and self.text[words[-1][1] - 1 : start + 1].isalnum()
+            if inside:
+                words[-1] = (words[-1][0], end, words[-1][2] + float(value))
+            else:
+                words.append((start, end, float(value)))
+        return [(self.text[start:end], value) for start, end, value in words]
+
+    def strongest_region(self) -> tuple[float, float]:
+        """(x, y) of the centre of the cell with the highest value, in fractions of the picture's width and height."""
+        values = self._explained("image_map")
+        row, column = np.unravel_index(int(values.argmax()), values.shape)
+        left, top, right, bottom = self.view
+        return (
+            left + (column + 0.5) / values.shape[1] * (right - left),
+            top + (row + 0.5) / values.shape[0] * (bottom - top),
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to one `.npz` file."""
+        arrays = {name: value for name in ("image_map", "text_map", "special") if (value := getattr(self, name)) is not None}
+        arrays |= {f"history/{name}": values for name, values in self.history.items()}
+        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*_ARRAYS, "history")}
+        with Path(path).open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays, json=np.array(json.dumps(rest)))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Attribution:
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as saved:
+            rest = json.loads(str(saved["json"]))
+            rest["spans"] = [tuple(span) for span in rest["spans"]]
+            rest["view"] = tuple(rest["view"])
+            history = {n.removeprefix("history/"): saved[n] for n in saved.files if n.startswith("history/")}
+            arrays = {name: saved[name] if name in saved.files else None for name in _ARRAYS}
+        return cls(**rest, **arrays, history=history)
+
+    def _explained(self, name: str) -> NDArray[np.float32]:
+        values: NDArray[np.float32] | None = getattr(self, name)
+        if values is None:
+            modality = name.removesuffix("_map")
+            raise ValueError(f"Expected {modality} values but only the other modality was explained. "
+                             f"Remedy: name {modality!r} in `modalities`.")
+        return values
+
+
+_ARRAYS = ("image_map", "text_map", "special")

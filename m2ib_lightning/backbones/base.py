@@ -1,0 +1,160 @@
+"""The contract of a backbone. Nobody outside this folder knows the inside of a model.
+
+A family of models is one file with a `Backbone` whose two `Tower`s run the first and the last part of the model apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from m2ib_lightning.types import HiddenStates, Layer, Modality, Pair, PairBatch
+
+
+class Tower(ABC):
+    """One half of a CLIP-like model, cut in two at a layer: `suffix(prefix(x))` is the library's own full forward.
+
+    Attributes:
+        depth: Number of blocks.
+        width: D, channels of the hidden states.
+        length: The most tokens that the tower reads, special ones included.
+    """
+
+    depth: int
+    width: int
+    length: int
+
+    @abstractmethod
+    def prefix(self, batch: PairBatch, layer: Layer) -> HiddenStates:
+        """Hidden states after block `layer`, or before the first block at "embeddings"."""
+
+    @abstractmethod
+    def suffix(self, states: Tensor, hidden: HiddenStates, layer: Layer) -> Tensor:
+        """Embeddings of hidden states after block `layer`.
+
+        Args:
+            states: (K, B, L, D), K versions of what `prefix` gave.
+            hidden: What `prefix` gave, for everything about the tokens.
+            layer: The one that `prefix` was called with.
+
+        Returns:
+            (K, B, E), not normalised.
+        """
+
+    @abstractmethod
+    def grid(self, batch: PairBatch) -> tuple[int, int] | None:
+        """(gh, gw), the rows and columns that the content tokens form, or None if they are no grid."""
+
+    def check_layer(self, layer: Layer, name: str = "layer") -> None:
+        """Refuse a layer that the tower cannot be cut at.
+
+        Raises:
+            ValueError: It is none of its blocks, or the last one, after which nothing is mixed any more.
+        """
+        if layer == "embeddings" or (isinstance(layer, int) and 0 <= layer <= self.depth - 2):
+            return
+        raise ValueError(
+            f"Expected `{name}` to be 'embeddings' or a block in 0..{self.depth - 2} but got {layer!r}. "
+            f"Remedy: choose one of those; the model has {self.depth} blocks and the last one must stay behind the "
+            "bottleneck."
+        )
+
+
+class Backbone(nn.Module, ABC):
+    """A frozen CLIP-like model: two towers into one space.
+
+    Args:
+        model: The library's own module; it is frozen and put into evaluation mode.
+        name: What the user called it.
+
+    Attributes:
+        model: The library's own module.
+        image: The image tower.
+        text: The text tower.
+        image_size: (H, W) in pixels of what `preprocess` gives.
+
+    Raises:
+        ValueError: A weight is not finite.
+    """
+
+    image: Tower
+    text: Tower
+    image_size: tuple[int, int]
+
+    def __init__(self, model: nn.Module, name: str) -> None:
+        super().__init__()
+        for key, value in model.named_parameters():
+            if not torch.isfinite(value).all():
+                raise ValueError(
+                    f"Expected finite weights but {key} of {name!r} has some that are not. "
+                    "Remedy: get the checkpoint again."
+                )
+        self.model = model.requires_grad_(False).eval()
+        self.name = name
+
+    @abstractmethod
+    def preprocess(self, images: Sequence[Image.Image], texts: Sequence[str]) -> PairBatch:
+        """Read pairs as the model was trained to.
+
+        Args:
+            images: Pictures of any mode and size.
+            texts: As many captions, none of them empty.
+
+        Raises:
+            ValueError: Their numbers differ, there are none, or a text is empty.
+        """
+
+    def preprocess_pairs(self, pairs: Sequence[Pair]) -> PairBatch:
+        """The same for pairs as read from data."""
+        batch = self.preprocess([pair.image for pair in pairs], [pair.text for pair in pairs])
+        return batch._replace(pairs=tuple(pairs))
+
+    def tower(self, modality: Modality) -> Tower:
+        """The tower of a modality."""
+        return self.image if modality == "image" else self.text
+
+    def embed(self, modality: Modality, batch: PairBatch) -> Tensor:
+        """Clean embeddings (B, E), not normalised; no gradient."""
+        with torch.no_grad():
+            hidden = self.tower(modality).prefix(batch, "embeddings")
+            return self.tower(modality).suffix(hidden.states[None], hidden, "embeddings")[0]
+
+    @cached_property
+    def weight_hash(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of the model's weights, by name."""
+        digest = hashlib.sha256()
+        for key, value in sorted(self.model.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:16]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Does nothing: a backbone stays in evaluation mode."""
+        return self
+
+
+def check_texts(images: Sequence[Image.Image], texts: Sequence[str]) -> None:
+    """Refuse what no model can read.
+
+    Raises:
+        ValueError: The numbers of images and texts differ, there are none, or a text is empty.
+    """
+    if len(images) != len(texts) or not texts:
+        raise ValueError(
+            f"Expected as many images as texts, at least one, but got {len(images)} and {len(texts)}. "
+            "Remedy: give lists of one length."
+        )
+    for index, text in enumerate(texts):
+        if not text.strip():
+            raise ValueError(f"Expected a caption for pair {index} but it is empty. Remedy: give it a text.")

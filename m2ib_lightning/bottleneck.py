@@ -1,0 +1,134 @@
+"""The information bottleneck: noise injected into hidden states through a trainable mask, and what it lets through.
+
+Source: Wang, Rudner, Wilson, "Visual Explanations of Image-Text Representations via Multi-Modal Information Bottleneck
+Attribution", NeurIPS 2023 (arXiv 2312.17174), after Schulz et al., "Restricting the Flow", ICLR 2020.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from m2ib_lightning.prior import Prior
+from m2ib_lightning.types import HiddenStates, Modality
+
+ReadOut = Literal["bottleneck", "mean", "clean"]
+"""What becomes of the token that the head reads: masked like any other, held at its mean over data, or left as it is."""
+
+INITIAL_ALPHA = 5.0
+"""Masks start nearly open: sigmoid(5) = 0.993."""
+
+
+def gaussian_capacity(x: Tensor, alpha: Tensor) -> Tensor:
+    """Information in nats that each element lets through, KL[N(lambda_ x, (1 - lambda_)^2) || N(0, 1)].
+
+    With lambda_ = sigmoid(alpha) it is ((lambda_ x)^2 + (1 - lambda_)^2 - 1) / 2 - log(1 - lambda_), the logarithm
+    taken as logsigmoid(-alpha), which stays finite where 1 - lambda_ underflows.
+
+    Args:
+        x: Values in units of the prior, any shape.
+        alpha: Mask logits that broadcast with `x`.
+
+    Returns:
+        Nats, >= 0, of the broadcast shape; 0 where the mask is closed.
+
+    Example:
+        >>> gaussian_capacity(torch.tensor(0.0), torch.tensor(0.0))  # lambda_ 1/2: (1/4 - 1) / 2 + log 2
+        tensor(0.3181)
+    """
+    kept, lost = torch.sigmoid(alpha) * x, torch.sigmoid(-alpha)
+    return 0.5 * (kept.square() + lost.square() - 1) - F.logsigmoid(-alpha)
+
+
+class NoiseBank:
+    """Standard normal noise that depends on (seed, step, modality) only, never on the batch.
+
+    Every pair of every batch sees the same samples, cut to its length, so that a pair's attribution does not depend on
+    which pairs it was computed with.
+
+    Args:
+        seed: Of the bank.
+        samples: K, noise samples a step.
+    """
+
+    def __init__(self, seed: int, samples: int) -> None:
+        self.seed, self.samples = seed, samples
+        self._kept: dict[tuple[int, str, int, int, torch.device], Tensor] = {}
+
+    def __call__(self, step: int, modality: Modality, length: int, width: int, device: torch.device) -> Tensor:
+        """Noise of one step, (K, length, width) float32; `length` is the model's full one. Kept for the next batch."""
+        key = (step, modality, length, width, device)
+        if key not in self._kept:
+            if sum(noise.nbytes for noise in self._kept.values()) > 2**26:
+                self._kept.clear()
+            seeds = np.random.SeedSequence((self.seed, step, ("image", "text").index(modality)))
+            generator = torch.Generator().manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
+            self._kept[key] = torch.randn(self.samples, length, width, generator=generator).to(device)
+        return self._kept[key]
+
+
+class InformationBottleneck(nn.Module):
+    """Trainable masks over the hidden states of a batch of pairs, one per token and channel.
+
+    With x = (h - mean) / std of the prior, z_k = mean + std (lambda_ x + (1 - lambda_) eps_k).
+
+    Args:
+        hidden: The states to be masked.
+        prior: Mean and standard deviation of each channel, and the mean of the token that the head reads.
+        read_out: What becomes of the token that the head reads, if there is one.
+
+    Attributes:
+        alpha: (B, L, D), the mask logits; the only parameter.
+        open: (B, L) bool, the tokens that are masked; the others (padding, a read-out token that is held) have no
+            capacity and no part in any mean.
+    """
+
+    x: Tensor
+    mean: Tensor
+    std: Tensor
+    open: Tensor
+    held: Tensor | None
+
+    def __init__(self, hidden: HiddenStates, prior: Prior, read_out: ReadOut = "bottleneck") -> None:
+        super().__init__()
+        states = hidden.states.float()
+        self.alpha = nn.Parameter(torch.full_like(states, INITIAL_ALPHA))
+        is_open, held = hidden.valid.clone(), None
+        if hidden.read is not None and read_out != "bottleneck":
+            rows = torch.arange(len(states), device=states.device)
+            held = prior.read_mean.expand(len(states), -1) if read_out == "mean" else states[rows, hidden.read]
+            is_open[rows, hidden.read] = False
+        self.read = hidden.read
+        for name, value in (
+            ("x", (states - prior.mean) / prior.std), ("mean", prior.mean), ("std", prior.std),
+            ("open", is_open), ("held", held),
+        ):
+            self.register_buffer(name, value, persistent=False)
+
+    @property
+    def lambda_(self) -> Tensor:
+        """(B, L, D) in [0, 1], the share of the signal that is let through."""
+        return torch.sigmoid(self.alpha)
+
+    def capacity(self) -> Tensor:
+        """(B, L, D) nats, 0 for tokens that are not masked."""
+        return gaussian_capacity(self.x, self.alpha) * self.open[..., None]
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Hidden states with noise through the masks.
+
+        Args:
+            noise: (K, >= L, D), standard normal.
+
+        Returns:
+            (K, B, L, D).
+        """
+        noise = noise[:, None, : self.x.shape[1]]
+        z = self.mean + self.std * torch.lerp(noise, self.x, self.lambda_)
+        if self.held is not None and self.read is not None:
+            z[:, torch.arange(z.shape[1], device=z.device), self.read] = self.held
+        return z

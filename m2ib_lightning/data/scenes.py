@@ -1,0 +1,219 @@
+"""Composed scenes with ground truth for both modalities.
+
+A scene is a small picture of known objects on a varied background and a caption that names some of them. The truth of
+the image is the pixels of the named objects, the truth of the text the characters that name them. Objects that are
+shown and not named are distractors: a map that lights them up is wrong. A scene is a function of its seed.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import resources
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+ARTS = ("noto", "twemoji")
+"""The two sets of drawings; every object is in both."""
+
+ALONE = (
+    "{}",
+    "a photo of {}",
+    "a picture of {}",
+    "a drawing of {}",
+    "a scene with {}",
+    "there is {} here",
+    "this is {}",
+    "we can see {}",
+    "look, {}",
+)
+"""Phrasings; the place takes the list of what is named."""
+
+JOINED = (" and ", " with ", " next to ", " beside ", " near ")
+"""What may stand between two named objects."""
+
+
+class SceneObject(NamedTuple):
+    """One object of a scene.
+
+    Attributes:
+        name: What it is, one of `object_names()`.
+        art: The set of drawings that it is from, one of `ARTS`.
+        box: (left, top, right, bottom) in pixels, right and bottom exclusive.
+        named: Whether the caption names it.
+    """
+
+    name: str
+    art: str
+    box: tuple[int, int, int, int]
+    named: bool
+
+
+class Scene(NamedTuple):
+    """A picture, its caption and the truth about both.
+
+    Attributes:
+        image: RGB picture of (size, size) pixels.
+        caption: Names every object whose `named` is true, and no other.
+        objects: What is shown, the named ones first and in the order of the caption.
+        labels: (size, size) int8, the index into `objects` of the object seen at a pixel, -1 for the background.
+        spans: (start, end) characters of `caption` that name each named object, articles left out.
+    """
+
+    image: Image.Image
+    caption: str
+    objects: tuple[SceneObject, ...]
+    labels: np.ndarray
+    spans: tuple[tuple[int, int], ...]
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(size, size) bool, the pixels of the named objects."""
+        return (self.labels >= 0) & (self.labels < len(self.spans))
+
+
+@lru_cache(maxsize=1)
+def object_names() -> tuple[str, ...]:
+    """Names of the objects that scenes are made of, sorted.
+
+    >>> "cat" in object_names(), len(object_names())
+    (True, 66)
+    """
+    folder = resources.files("m2ib_lightning") / "assets" / "sprites" / ARTS[0]
+    return tuple(sorted(f.name.removesuffix(".png") for f in folder.iterdir() if f.name.endswith(".png")))
+
+
+@lru_cache(maxsize=None)
+def sprite(name: str, art: str) -> Image.Image:
+    """The drawing of an object, RGBA, 64 x 64 pixels, transparent around it.
+
+    Raises:
+        ValueError: There is no such drawing.
+    """
+    path = resources.files("m2ib_lightning") / "assets" / "sprites" / art / f"{name}.png"
+    if not path.is_file():
+        raise ValueError(
+            f"Expected an object of `object_names()` drawn in one of {', '.join(ARTS)} but got {name!r}, {art!r}. "
+            "Remedy: choose one of those."
+        )
+    with path.open("rb") as file:
+        return Image.open(file).convert("RGBA")
+
+
+@lru_cache(maxsize=None)
+def turned(name: str, art: str, mirrored: bool, degrees: int) -> Image.Image:
+    """The drawing of an object mirrored and turned; kept, because turning is the slow part of a scene."""
+    drawing = sprite(name, art)
+    if mirrored:
+        drawing = drawing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return drawing.rotate(degrees, Image.Resampling.BILINEAR)
+
+
+def make_scene(
+    seed: int,
+    objects: int | tuple[str, ...] = 3,
+    named: int = 1,
+    size: int = 96,
+) -> Scene:
+    """Compose one scene.
+
+    Args:
+        seed: The same seed and arguments give the same scene.
+        objects: How many different objects are shown, drawn at random, or their names; the first ones get named.
+        named: How many of them the caption names.
+        size: Side of the picture in pixels. Objects are about 0.27 to 0.44 of it wide.
+
+    Raises:
+        ValueError: `named` is not in 1..objects, or there are not so many objects.
+
+    Example:
+        >>> make_scene(7, objects=("cat", "key")).caption
+        'a photo of a cat'
+    """
+    rng = np.random.default_rng(seed)
+    count = objects if isinstance(objects, int) else len(objects)
+    if not 1 <= named <= count <= len(object_names()):
+        raise ValueError(
+            f"Expected 1 <= named <= objects <= {len(object_names())} but got named={named}, objects={count}. "
+            "Remedy: show more objects or name fewer."
+        )
+    if isinstance(objects, int):
+        objects = tuple(object_names()[i] for i in rng.permutation(len(object_names()))[:count])
+    image = _background(rng, size)
+    labels = np.full((size, size), -1, dtype=np.int8)
+    shown: list[SceneObject] = []
+    for index, name in enumerate(objects):
+        art = ARTS[rng.integers(len(ARTS))]
+        drawing = _vary(name, art, rng, size)
+        left, top = _place(rng, size, drawing.size, [o.box for o in shown])
+        image.paste(drawing, (left, top), drawing)
+        opaque = np.asarray(drawing.getchannel("A")) > 127
+        view = labels[top : top + drawing.height, left : left + drawing.width]
+        view[opaque] = index
+        shown.append(SceneObject(name, art, (left, top, left + drawing.width, top + drawing.height), index < named))
+    caption, spans = make_caption(objects[:named], rng)
+    return Scene(image, caption, tuple(shown), labels, spans)
+
+
+def make_caption(
+    names: tuple[str, ...], rng: np.random.Generator
+) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """A caption in one of many phrasings that names the objects, and the (start, end) characters of each name."""
+    phrase = ALONE[rng.integers(len(ALONE))]
+    before, after = phrase.split("{}")
+    definite = phrase == ALONE[0] and rng.random() < 0.5
+    text, spans = before, []
+    joint = JOINED[rng.integers(len(JOINED))]
+    for index, name in enumerate(names):
+        if index:
+            text += ", " if index < len(names) - 1 else joint
+        text += "the " if definite else ("an " if name[0] in "aeiou" else "a ")
+        spans.append((len(text), len(text) + len(name)))
+        text += name
+    return text + after, tuple(spans)
+
+
+def _vary(name: str, art: str, rng: np.random.Generator, size: int) -> Image.Image:
+    """A drawing resized, perhaps mirrored, and turned a little."""
+    side = int(size * rng.uniform(0.27, 0.44))
+    drawing = turned(name, art, bool(rng.integers(2)), int(rng.integers(-4, 5)) * 5)
+    return drawing.resize((side, side), Image.Resampling.BOX if side <= 32 else Image.Resampling.BILINEAR)
+
+
+def _place(
+    rng: np.random.Generator, size: int, extent: tuple[int, int], taken: list[tuple[int, int, int, int]]
+) -> tuple[int, int]:
+    """The one of 20 random places that covers least of what is there already (the first that covers nothing)."""
+    width, height = extent
+    best, least = (0, 0), float("inf")
+    for left, top in rng.integers(0, (size - width + 1, size - height + 1), (20, 2)).tolist():
+        covered = sum(
+            max(0, min(left + width, right) - max(left, x)) * max(0, min(top + height, bottom) - max(top, y))
+            for x, y, right, bottom in taken
+        )
+        if covered < least:
+            best, least = (left, top), covered
+        if covered == 0:
+            break
+    return best
+
+
+def _background(rng: np.random.Generator, size: int) -> Image.Image:
+    """A plain, shaded, cloudy, striped or checked background with a little noise."""
+    cells = int(rng.integers(1, 7))
+    base = rng.integers(60, 250, 3)
+    kind = rng.integers(5)
+    if kind == 0:
+        coarse = np.zeros((1, 1, 3))
+    elif kind <= 2:
+        corners = 2 if kind == 1 else cells + 1
+        coarse = rng.uniform(-70, 70, (corners, corners, 3))
+    else:
+        rows, columns = np.mgrid[: 2 * cells, : 2 * cells]
+        pattern = (rows + columns) % 2 if kind == 3 else rows % 2
+        coarse = pattern[..., None] * rng.uniform(-60, 60, 3)
+    smooth = Image.Resampling.NEAREST if kind >= 3 else Image.Resampling.BICUBIC
+    picture = Image.fromarray(np.clip(base + coarse, 0, 255).astype(np.uint8)).resize((size, size), smooth)
+    noise = rng.integers(-10, 11, (size, size, 1), dtype=np.int16)
+    return Image.fromarray(np.clip(np.asarray(picture) + noise, 0, 255).astype(np.uint8))

@@ -1,0 +1,137 @@
+"""The contract of an attribution method."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from m2ib_lightning.attribution import Attribution
+from m2ib_lightning.backbones import Backbone, load_backbone
+from m2ib_lightning.types import Modality, Pair, PairBatch
+
+MODALITIES: tuple[Modality, ...] = ("image", "text")
+
+
+class AttributionMethod(pl.LightningModule):
+    """A way of explaining pairs with a frozen model. A further method implements `attribute`, in one file.
+
+    Args:
+        backbone: "embedded", a folder with a checkpoint, a Hugging Face hub name, or a loaded backbone.
+        modalities: What to explain: "image", "text" or both.
+        seed: Of everything random in the method.
+
+    Attributes:
+        unit: Of the maps' values.
+
+    Raises:
+        ValueError: `modalities` names something else, nothing, or something twice.
+    """
+
+    unit: str
+
+    def __init__(
+        self,
+        backbone: str | Backbone = "embedded",
+        modalities: Sequence[Modality] = MODALITIES,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not modalities or len(set(modalities)) != len(modalities) or not set(modalities) <= set(MODALITIES):
+            raise ValueError(
+                f"Expected `modalities` to be one or both of 'image' and 'text' but got {list(modalities)}. "
+                "Remedy: name each once."
+            )
+        self.modalities = tuple(m for m in MODALITIES if m in modalities)
+        self.seed = seed
+        self._backbone: Backbone | str = ""
+        self.backbone = backbone if isinstance(backbone, Backbone) else None
+        self.backbone_name = backbone.name if isinstance(backbone, Backbone) else backbone
+        # Checkpoints hold what was fitted and not the backbone.
+        self.strict_loading = False
+
+    def prepare(self) -> Backbone:
+        """Load the backbone unless it is there, and check the method's arguments against it.
+
+        Raises:
+            ValueError: There is no such model, or an argument does not fit it.
+        """
+        if self.backbone is None:
+            self.backbone = load_backbone(self.backbone_name)
+        return self.backbone
+
+    @abstractmethod
+    def attribute(self, batch: PairBatch) -> list[Attribution]:
+        """Explain a batch of pairs.
+
+        A pair's result does not depend on the others of the batch. Gradients may be off when this is called.
+        """
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a result is made with; goes into each one."""
+        assert self.backbone is not None
+        return {
+            "method": type(self).__name__,
+            "backbone": self.backbone_name,
+            "weights": self.backbone.weight_hash,
+            "modalities": list(self.modalities),
+            "seed": self.seed,
+        }
+
+    def setup(self, stage: str) -> None:
+        """Called by the Trainer before anything is computed."""
+        self.prepare().to(self.trainer.strategy.root_device)
+
+    def predict_step(self, batch: Sequence[Pair], batch_idx: int) -> list[Attribution]:
+        """Explain the pairs of a batch as they come from a `PairDataModule`."""
+        return self.attribute(self.prepare().preprocess_pairs(batch))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the backbone out."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("backbone.")}
+
+
+def as_attributions(
+    batch: PairBatch, *, image: Sequence[torch.Tensor] | None, text: Sequence[torch.Tensor] | None, special: torch.Tensor,
+    score: torch.Tensor, unit: str, settings: dict[str, Any], **each: Sequence[Any],
+) -> list[Attribution]:
+    """One result per pair of a batch.
+
+    Args:
+        batch: What was explained.
+        image: Per pair (gh, gw), or None.
+        text: Per pair (L,), padding included, or None.
+        special: (B, L) bool of the text's tokens.
+        score: (B,) clean cosine similarity.
+        unit: Of the maps.
+        settings: What all were made with.
+        each: Further fields of `Attribution`, a value per pair.
+    """
+    results = []
+    for i, tokens in enumerate(batch.tokens):
+        pair = batch.pairs[i] if batch.pairs else None
+        length = len(tokens)
+        results.append(
+            Attribution(
+                id=pair.id if pair else str(i),
+                text=pair.text if pair else "",
+                source=pair.source if pair else "",
+                image_map=None if image is None else image[i].float().cpu().numpy(),
+                text_map=None if text is None else text[i][:length].float().cpu().numpy(),
+                tokens=list(tokens),
+                special=special[i, :length].cpu().numpy(),
+                spans=list(batch.spans[i]),
+                score=float(score[i]),
+                unit=unit,
+                view=batch.views[i],
+                truncated=batch.truncated[i],
+                settings=settings,
+                **{name: values[i] for name, values in each.items()},
+            )
+        )
+    return results

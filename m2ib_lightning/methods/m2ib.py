@@ -1,0 +1,242 @@
+"""M2IB: attribution by a multi-modal information bottleneck (Wang, Rudner, Wilson, NeurIPS 2023)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from m2ib_lightning.attribution import Attribution
+from m2ib_lightning.backbones import Backbone
+from m2ib_lightning.bottleneck import NoiseBank, ReadOut
+from m2ib_lightning.losses import Compression, LossTerm, Relevance
+from m2ib_lightning.methods.base import MODALITIES, AttributionMethod, as_attributions
+from m2ib_lightning.methods.calibration import default_layer, find_priors
+from m2ib_lightning.methods.mask_fit import MaskFit, TowerSetting
+from m2ib_lightning.types import Layer, Modality, Pair, PairBatch
+
+RELEASED: dict[str, Any] = {"image_beta": 0.1, "text_beta": 0.1, "prior": "unit", "read_out": "bottleneck"}
+"""Arguments that make the setting of the paper's released code: `M2IB(**RELEASED)`."""
+
+
+class M2IB(AttributionMethod):
+    """Explains a pair by the least information that its image and its text must keep to agree.
+
+    Noise is mixed into the hidden states of one layer of each tower through a mask per token and channel. The masks
+    are fitted, in a few steps, to let through as little as possible (compression, in nats) while the noisy embedding
+    still agrees with the clean one of the other modality (relevance, cosine). What a token had to let through is its
+    attribution.
+
+    The defaults are the calibrated setting; `RELEASED` is the paper's.
+
+    Args:
+        backbone: "embedded", a folder with a checkpoint, a Hugging Face hub name, or a loaded backbone.
+        modalities: What to explain: "image", "text" or both, in one fit.
+        image_layer: Block after which the image bottleneck sits, 0-based, or "embeddings"; by default about 3/8 of the
+            depth with a measured prior and 3/4 (the released default) with the unit prior.
+        text_layer: The same of the text; "embeddings" by default with a measured prior, since EOS reads the words in
+            the first blocks, and 3/4 of the depth with the unit prior.
+        image_beta: Weight of compression against relevance for the image, >= 0.
+        text_beta: The same for the text.
+        steps: Optimisation steps, >= 1. Under `fit` this is the Trainer's `max_epochs`.
+        noise_samples: Noise samples a step, >= 1.
+        lr: Learning rate, > 0.
+        optimizer: Made with the masks and given `lr`.
+        prior: What noise is drawn from: "unit", N(0, 1) as in the paper; "measured", the mean and standard deviation
+            of each channel over composed scenes; or a file written by `save_priors`.
+        read_out: The token that the head reads (CLS, EOS) at a block: masked like any other ("bottleneck", as in the
+            paper), held at its mean over data ("mean"), or left as it is ("clean").
+        loss_terms: What is minimised; compression and relevance by default.
+        seed: Of the noise.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    unit = "nats"
+
+    def __init__(
+        self,
+        backbone: str | Backbone = "embedded",
+        modalities: Sequence[Modality] = MODALITIES,
+        image_layer: int | Literal["embeddings"] | None = None,
+        text_layer: int | Literal["embeddings"] | None = None,
+        image_beta: float = 3.0,
+        text_beta: float = 0.1,
+        steps: int = 10,
+        noise_samples: int = 10,
+        lr: float = 1.0,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        prior: str = "measured",
+        read_out: ReadOut = "mean",
+        loss_terms: list[LossTerm] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(backbone, modalities, seed)
+        _check_at_least("steps", steps, 1)
+        _check_at_least("noise_samples", noise_samples, 1)
+        _check_at_least("image_beta", image_beta, 0)
+        _check_at_least("text_beta", text_beta, 0)
+        if not lr > 0:
+            raise ValueError(f"Expected `lr` to be above 0 but got {lr}. Remedy: the paper's is 1.")
+        if read_out not in get_args(ReadOut):
+            raise ValueError(f"Expected `read_out` to be one of {get_args(ReadOut)} but got {read_out!r}.")
+        self.layers: dict[Modality, Layer | None] = {"image": image_layer, "text": text_layer}
+        self.betas: dict[Modality, float] = {"image": image_beta, "text": text_beta}
+        self.steps, self.noise_samples, self.lr, self.optimizer = steps, noise_samples, lr, optimizer
+        self.prior, self.read_out = prior, read_out
+        self.loss_terms = nn.ModuleList(loss_terms if loss_terms is not None else [Compression(), Relevance()])
+        self.noise = NoiseBank(seed, noise_samples)
+        self.fits = nn.ModuleList()
+        self.towers: dict[Modality, TowerSetting] = {}
+
+    def prepare(self) -> Backbone:
+        """Load the backbone, settle the layers and find the priors, unless that is done."""
+        backbone = super().prepare()
+        if not self.towers:
+            layers: dict[Modality, Layer] = {}
+            for modality in self.modalities:
+                tower, layer = backbone.tower(modality), self.layers[modality]
+                layers[modality] = default_layer(modality, tower.depth, self.prior) if layer is None else layer
+                tower.check_layer(layers[modality], f"{modality}_layer")
+            priors = find_priors(backbone, self.prior, layers)
+            self.towers = {
+                m: TowerSetting(layers[m], self.betas[m], priors[m], self.read_out) for m in self.modalities
+            }
+        return backbone
+
+    def new_fit(self, batch: PairBatch) -> MaskFit:
+        """Fresh masks for a batch of pairs."""
+        terms = [term for term in self.loss_terms if isinstance(term, LossTerm)]
+        return MaskFit(self.prepare(), batch, self.towers, terms, self.noise)
+
+    def new_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser of the masks, at the method's learning rate."""
+        optimizer = self.optimizer(parameters)
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr
+        return optimizer
+
+    def attribute(self, batch: PairBatch) -> list[Attribution]:
+        """Fit the masks of a batch of pairs and read off what they let through."""
+        with _gradients():
+            fit = self.new_fit(batch)
+            optimizer = self.new_optimizer(fit.parameters())
+            for step in range(self.steps):
+                # Summed over pairs: single gradients are near Adam's epsilon, and a mean would depend on the batch.
+                fit(step)["loss/total"].sum().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        return self.results(fit, "max_steps")
+
+    def results(self, fit: MaskFit, stop_reason: str) -> list[Attribution]:
+        """Attributions from the masks as they are now."""
+        history = {name: torch.stack([v[name] for v in fit.history]).cpu().numpy() for name in fit.history[0]}
+        count = len(fit.score)
+        nan = [float("nan")] * count
+        through = {m: fit.history[-1].get(f"{m}/relevance") for m in MODALITIES}
+        return as_attributions(
+            fit.batch,
+            image=fit.image_maps(),
+            text=fit.text_maps(),
+            special=fit.hidden["text"].special,
+            score=fit.score,
+            unit=self.unit,
+            settings=self.settings,
+            image_score=nan if through["image"] is None else through["image"].tolist(),
+            text_score=nan if through["text"] is None else through["text"].tolist(),
+            history=[{name: values[:, i] for name, values in history.items()} for i in range(count)],
+            steps=[len(fit.history)] * count,
+            stop_reason=[stop_reason] * count,
+        )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a result is made with."""
+        towers = {
+            f"{modality}_{name}": getattr(setting, name)
+            for modality, setting in self.towers.items()
+            for name in ("layer", "beta")
+        }
+        return super().settings | towers | {
+            "steps": self.steps,
+            "noise_samples": self.noise_samples,
+            "lr": self.lr,
+            "prior": self.prior,
+            "read_out": self.read_out,
+            "loss_terms": [type(term).__name__ for term in self.loss_terms],
+        }
+
+    # What follows is the same fit under a Trainer: an epoch is a step of every pair's masks.
+
+    def setup(self, stage: str) -> None:
+        """Load the model and, under `fit`, make the masks of every batch; their prefix is computed here, once."""
+        super().setup(stage)
+        if stage == "fit":
+            backbone = self.prepare()
+            self.fits = nn.ModuleList(
+                self.new_fit(backbone.preprocess_pairs(pairs)) for pairs in _train_batches(self.trainer)
+            )
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """One optimiser for all masks; those that are not in a batch have no gradient and are passed over."""
+        return self.new_optimizer(self.fits.parameters())
+
+    def training_step(self, batch: Sequence[Pair], batch_idx: int) -> Tensor:
+        """One step of the masks of one batch of pairs."""
+        values = self.mask_fits[batch_idx](self.current_epoch)
+        # Loggers count optimisation steps of a pair, not of the Trainer, which makes one for every batch.
+        self.log("step", float(self.current_epoch), on_step=False, on_epoch=True, batch_size=1)
+        means = {name: value.detach().mean() for name, value in values.items()}
+        self.log_dict(means, on_step=False, on_epoch=True, prog_bar=False, batch_size=len(batch))
+        return values["loss/total"].sum()
+
+    @property
+    def mask_fits(self) -> list[MaskFit]:
+        """The fits of all batches, in the order of the data."""
+        return [fit for fit in self.fits if isinstance(fit, MaskFit)]
+
+    def attributions(self) -> list[Attribution]:
+        """The results of a fit, in the order of the data.
+
+        Raises:
+            RuntimeError: Nothing has been fitted.
+        """
+        if not self.fits or not all(fit.history for fit in self.mask_fits):
+            raise RuntimeError("Expected a finished fit but there is none. Remedy: call Trainer.fit first.")
+        reason = _stop_reason(self.trainer)
+        return [a for fit in self.mask_fits for a in self.results(fit, reason)]
+
+
+def _check_at_least(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise ValueError(f"Expected `{name}` to be at least {least} but got {value}. Remedy: choose a larger one.")
+
+
+@contextlib.contextmanager
+def _gradients() -> Iterator[None]:
+    """Gradients on, also inside `torch.inference_mode()`."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def _train_batches(trainer: Any) -> Iterable[Sequence[Pair]]:
+    """The batches that `fit` will see, from its data module or its dataloader."""
+    if trainer.datamodule is not None:
+        return trainer.datamodule.train_dataloader()
+    return trainer.fit_loop._data_source.dataloader()
+
+
+def _stop_reason(trainer: Any) -> str:
+    """Why the Trainer stopped, in one word."""
+    stopper = trainer.early_stopping_callback
+    return {
+        "STOPPING_THRESHOLD": "converged",
+        "PATIENCE_EXHAUSTED": "converged",
+        "DIVERGENCE_THRESHOLD": "diverged",
+        "NON_FINITE_METRIC": "non_finite",
+    }.get(stopper.stopping_reason.name if stopper else "", "max_steps")

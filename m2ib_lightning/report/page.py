@@ -1,0 +1,175 @@
+"""A page that grows downward as text, pictures and scales are put on it; all lengths are in points."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.font_manager import FontProperties
+
+POINTS_PER_INCH = 72
+INK, GREY, PALE = "#1a1a1a", "#6b6b6b", "#d0d0d0"
+
+# Tried in this order for the characters that the first lacks, where they are installed.
+FAMILIES = (
+    "DejaVu Sans",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Hiragino Sans GB",
+    "Microsoft YaHei",
+    "Arial Unicode MS",
+)
+
+
+class Scale(NamedTuple):
+    """How values become colours: 0 is the first colour, `top` and more the last."""
+
+    colours: Colormap
+    top: float
+    label: str
+
+
+class Page:
+    """Draws on a matplotlib figure of its own, with no global state.
+
+    Args:
+        width: Of the page without its margins.
+        margin: On all four sides.
+        dpi: Pixels per inch.
+    """
+
+    def __init__(self, width: float, margin: float = 18, dpi: int = 160) -> None:
+        from matplotlib.figure import Figure
+
+        self.width, self.margin, self.dpi = width, margin, dpi
+        self.figure = Figure(dpi=dpi, facecolor="white")
+        self.axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set_axis_off()
+        self.axes.set_autoscale_on(False)
+        self.axes.set_xlim(-margin, width + margin)
+        self.y = 0.0  # of the next thing's upper edge; falls as the page grows
+
+    def close(self) -> None:
+        """Give the figure the height of what is on it."""
+        self.axes.set_ylim(self.y - self.margin, self.margin)
+        height = 2 * self.margin - self.y
+        self.figure.set_size_inches((self.width + 2 * self.margin) / POINTS_PER_INCH, height / POINTS_PER_INCH)
+
+    def write(self, text: str, size: float = 8, colour: str = INK, weight: str = "normal") -> None:
+        """Add one line at the left margin, cut if it is too long."""
+        self.text(0, self.y, fit(text, self.width, size, weight), size, colour, weight, va="top")
+        self.y -= 1.5 * size
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: float,
+        colour: str = INK,
+        weight: str = "normal",
+        ha: str = "left",
+        va: str = "baseline",
+    ) -> None:
+        """Put text at a place; `$` and other signs of mathematics stand for themselves."""
+        self.axes.text(
+            x, y, drawable(text), color=colour, ha=ha, va=va, fontproperties=_font(size, weight), parse_math=False
+        )
+
+    def picture(self, x: float, y: float, image: Image.Image, size: tuple[float, float]) -> None:
+        """Put a picture with its upper left corner at a place, with as many pixels as the page has there."""
+        width, height = size
+        self.axes.imshow(image, extent=(x, x + width, y - height, y), aspect="auto", interpolation="lanczos")
+
+    def scale_bar(self, x: float, y: float, size: tuple[float, float], scale: Scale) -> Axes:
+        """Put a colour bar with its upper left corner at a place, upright if it is taller than wide."""
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import Normalize
+
+        width, height = size
+        bar = self.axes.inset_axes((x, y - height, width, height), transform=self.axes.transData)
+        colours = ScalarMappable(Normalize(0, scale.top if scale.top > 0 else 1), scale.colours)
+        upright = height > width
+        drawn = self.figure.colorbar(colours, cax=bar, orientation="vertical" if upright else "horizontal")
+        drawn.outline.set_visible(False)  # type: ignore[operator]
+        bar.tick_params(labelsize=7, length=2, color=GREY, labelcolor=INK)
+        if upright:
+            drawn.set_label(scale.label, fontsize=8, color=INK)
+        return bar
+
+
+def decimals(*values: float) -> str:
+    """The format that gives the largest of the values three digits, and all as many decimals.
+
+    >>> [f"{value:{decimals(60.04, 6.12)}}" for value in (60.04, 6.12)], decimals(283.1), decimals(0.00012)
+    (['60.0', '6.1'], '.0f', '.1e')
+    """
+    top = max((abs(value) for value in values), default=0.0)
+    if top == 0 or not math.isfinite(top):
+        return ".0f"
+    digits = 2 - math.floor(math.log10(top))
+    return f".{max(0, digits)}f" if -3 < digits < 5 else ".1e"
+
+
+def fit(text: str, width: float, size: float, weight: str = "normal") -> str:
+    """The text, cut in its middle if it is wider than `width`."""
+    text = drawable(text)
+    if measure(text, size, weight) <= width:
+        return text
+    keep = len(text)
+    while keep > 2 and measure(shorten(text, keep), size, weight) > width:
+        keep = min(keep - 1, int(keep * 0.95))
+    return shorten(text, keep)
+
+
+def shorten(text: str, length: int) -> str:
+    """At most `length` characters of the text, with an ellipsis for what is cut from its middle.
+
+    >>> shorten("holidays/2024/IMG_1234.jpg", 15)
+    'holiday…234.jpg'
+    """
+    if len(text) <= length:
+        return text
+    tail = (length - 1) // 2
+    return text[: length - 1 - tail] + "…" + text[len(text) - tail :]
+
+
+def measure(text: str, size: float, weight: str = "normal") -> float:
+    """Width of a line of text."""
+    from matplotlib.textpath import text_to_path
+
+    return float(text_to_path.get_text_width_height_descent(drawable(text), _font(size, weight), ismath=False)[0])
+
+
+def drawable(text: str) -> str:
+    """The text in one line, with a box for each character that no installed font has."""
+    known = _characters()
+    return "".join(c if ord(c) in known else "□" for c in " ".join(text.split()))
+
+
+@lru_cache(maxsize=1)
+def _families() -> tuple[str, ...]:
+    from matplotlib.font_manager import fontManager
+
+    installed = set(fontManager.get_font_names())
+    return tuple(name for name in FAMILIES if name in installed)
+
+
+@lru_cache(maxsize=1)
+def _characters() -> frozenset[int]:
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset().union(*(get_font(findfont(name)).get_charmap() for name in _families()))
+
+
+@lru_cache(maxsize=32)
+def _font(size: float, weight: str) -> FontProperties:
+    from matplotlib.font_manager import FontProperties
+
+    return FontProperties(family=list(_families()), size=size, weight=weight)

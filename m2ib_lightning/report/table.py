@@ -1,0 +1,78 @@
+"""Attributions as a table in the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from m2ib_lightning.attribution import Attribution
+from m2ib_lightning.report.page import decimals, shorten
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+NONE = "–"
+
+
+def results_table(attributions: Iterable[Attribution]) -> Table:
+    """One row of two lines for each pair, made for terminals of 80 columns and more.
+
+    The pair and its text; the similarity of the clean pair and, below it, through the image and the text bottleneck;
+    the region with the highest value, in words and as (x, y) in fractions of the picture's width and height; the two
+    words with the highest values; the steps made and why the fit ended. A dash stands for what was not explained.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = list(attributions)
+    units = ", ".join(dict.fromkeys(a.unit for a in shown))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), leading=1, header_style="bold")
+    table.add_column("pair\ntext")  # the only column that gives way in a narrow terminal
+    for header in ("similarity\n→ image / text", "region\n(x, y)", f"words\n({units})", "steps\nend"):
+        table.add_column(header, no_wrap=True)
+    for a in shown:
+        pair = Text(_line(a.id), no_wrap=True, overflow="ellipsis")
+        pair.append("\n" + _line(a.text), style="dim")
+        table.add_row(pair, _similarity(a), _region(a), Text(_words(a)), Text(_end(a)))
+    return table
+
+
+def place(x: float, y: float) -> str:
+    """A place of a picture in words.
+
+    >>> place(0.1, 0.2), place(0.5, 0.9), place(0.5, 0.5)
+    ('upper left', 'lower middle', 'centre')
+    """
+    across = ("left", "middle", "right")[min(2, int(3 * x))]
+    down = ("upper", "", "lower")[min(2, int(3 * y))]
+    return "centre" if (down, across) == ("", "middle") else f"{down} {across}".strip()
+
+
+def _similarity(a: Attribution) -> str:
+    through = [NONE if math.isnan(score) else f"{score:.2f}" for score in (a.image_score, a.text_score)]
+    return f"{a.score:.2f}" + (f"\n→ {through[0]} / {through[1]}" if through != [NONE, NONE] else "")
+
+
+def _region(a: Attribution) -> str:
+    if a.image_map is None:
+        return NONE
+    x, y = a.strongest_region()
+    return f"{place(x, y)}\n({x:.2f}, {y:.2f})"
+
+
+def _words(a: Attribution, count: int = 2, length: int = 12) -> str:
+    if a.text_map is None:
+        return NONE
+    best = sorted(a.words(), key=lambda word: -word[1])[:count]
+    digits = decimals(*(value for _, value in best))
+    return "\n".join(f"{shorten(word, length)} {value:{digits}}" for word, value in best) or NONE
+
+
+def _end(a: Attribution) -> str:
+    return f"{a.steps}\n{a.stop_reason.replace('_', ' ')}" if a.steps else NONE
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,78 @@
+"""What the pieces hand to each other. A letter is one axis everywhere in the package:
+
+B pairs, K noise samples, L tokens (special ones and padding included), D width of a tower, E width of the shared
+embedding, H W pixels, gh gw cells of the image grid.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from PIL import Image
+from torch import Tensor
+
+Modality = Literal["image", "text"]
+"""Which tower."""
+
+Layer = int | Literal["embeddings"]
+"""Where in a tower: after the block of this 0-based index, or on the embeddings before the first block."""
+
+Box = tuple[float, float, float, float]
+"""(left, top, right, bottom)."""
+
+
+class Pair(NamedTuple):
+    """One image and one text, as read from data.
+
+    Attributes:
+        id: Unique in its data set; names the files written for it.
+        image: RGB picture, upright.
+        text: The caption.
+        source: Where the image came from (a path), "" if it was given in memory.
+    """
+
+    id: str
+    image: Image.Image
+    text: str
+    source: str = ""
+
+
+class PairBatch(NamedTuple):
+    """Pairs as a model reads them.
+
+    Attributes:
+        pixel_values: (B, 3, H, W) float32, normalised as the model was trained.
+        input_ids: (B, L) int64, padded on the right to the longest text of the batch.
+        attention_mask: (B, L) bool, false for padding.
+        views: What the model sees of each image after resizing and cropping, as a box in fractions of the original
+            width and height; within 0..1 unless the processor pads.
+        tokens: Of each text, its tokens as text, special tokens by their names, padding left out.
+        spans: Of each token, its (start, end) characters in the text, (0, 0) for special tokens.
+        truncated: Whether a text was cut at the model's token limit.
+        pairs: What the batch was made from.
+    """
+
+    pixel_values: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor
+    views: tuple[Box, ...]
+    tokens: tuple[tuple[str, ...], ...]
+    spans: tuple[tuple[tuple[int, int], ...], ...]
+    truncated: tuple[bool, ...]
+    pairs: tuple[Pair, ...]
+
+
+class HiddenStates(NamedTuple):
+    """What a tower holds after one block, and what the rest of the tower needs to go on from there.
+
+    Attributes:
+        states: (B, L, D).
+        valid: (B, L) bool, false for padding.
+        special: (B, L) bool, tokens that stand for no part of the input: CLS, BOS, EOS and padding.
+        read: (B,) int64, the index of the token that the head reads, or None if it pools them all.
+    """
+
+    states: Tensor
+    valid: Tensor
+    special: Tensor
+    read: Tensor | None

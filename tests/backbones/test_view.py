@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from transformers import CLIPImageProcessorPil
+
+from m2ib_lightning.backbones.view import trim, view_of, within
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(20, 90), st.integers(20, 90), st.integers(0, 10**6))
+def test_the_view_is_where_the_processor_looks(width: int, height: int, seed: int):
+    """A bright square is found by the view where the processor's own output shows it."""
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 24, "width": 28})
+    rng = np.random.default_rng(seed)
+    pixels = np.zeros((height, width, 3), dtype=np.uint8)
+    left, top = rng.integers(0, width - 9), rng.integers(0, height - 9)
+    pixels[top : top + 10, left : left + 10] = 255
+    seen = processor(Image.fromarray(pixels), return_tensors="np")["pixel_values"][0, 0]
+    seen = (seen - seen.min()) / (np.ptp(seen) + 1e-9)
+    view = view_of(processor, width, height)
+    expected = [
+        ((left / width - view[0]) / (view[2] - view[0]) * 28, ((left + 10) / width - view[0]) / (view[2] - view[0]) * 28),
+        ((top / height - view[1]) / (view[3] - view[1]) * 24, ((top + 10) / height - view[1]) / (view[3] - view[1]) * 24),
+    ]
+    if any(start < 0 or end > side for (start, end), side in zip(expected, (28, 24), strict=True)):
+        return  # partly outside
+    columns, rows = np.nonzero(seen.max(0) > 0.5)[0], np.nonzero(seen.max(1) > 0.5)[0]
+    for found, (start, end) in zip((columns, rows), expected, strict=True):
+        # Edges fall within a pixel and a half: resizing blurs by up to one and rounds to whole pixels.
+        assert abs(found.min() - start) <= 1.5 and abs(found.max() + 1 - end) <= 1.5
+
+
+def test_a_resize_to_a_given_size_sees_everything():
+    processor = CLIPImageProcessorPil(size={"height": 32, "width": 32}, do_center_crop=False)
+    assert view_of(processor, 50, 20) == (0.0, 0.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (8000, 40)])
+def test_an_extremely_long_picture_is_trimmed_to_what_the_processor_keeps(size: tuple[int, int]):
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    trimmed, kept = trim(image, processor)
+    assert max(trimmed.size) <= 8 * min(size) + 1
+    whole, part = (processor(i, return_tensors="np")["pixel_values"] for i in (image, trimmed))
+    np.testing.assert_allclose(part, whole, atol=1e-5)
+    np.testing.assert_allclose(
+        within(kept, view_of(processor, *trimmed.size)), view_of(processor, *size), atol=1 / max(size)
+    )
+
+
+def test_an_ordinary_picture_is_not_trimmed():
+    image = Image.new("RGB", (300, 100))
+    assert trim(image, CLIPImageProcessorPil()) == (image, (0.0, 0.0, 1.0, 1.0))

@@ -1,0 +1,170 @@
+"""The data module serves checked pairs, in order, as lists, to every verb."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningModule, Trainer
+from PIL import Image
+
+from m2ib_lightning.data import PairDataModule, SceneReferences, make_scene
+from m2ib_lightning.types import Pair
+
+LOADERS = ["train_dataloader", "test_dataloader", "predict_dataloader"]
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[str]:
+    """Five images, each of another width."""
+    names = [str(tmp_path / f"{index}.png") for index in range(5)]
+    for width, name in enumerate(names, 1):
+        Image.new("RGB", (width, 3)).save(name)
+    return names
+
+
+class Recorder(LightningModule):
+    """Keeps the batches that a trainer gives it."""
+
+    def predict_step(self, batch: list[Pair], batch_idx: int) -> list[Pair]:
+        return batch
+
+
+@pytest.mark.parametrize("stage", ["fit", "test", "predict"])
+def test_every_stage_serves_the_same_pairs_in_order(paths: list[str], stage: str):
+    data = PairDataModule(image=paths, text=list("abcde"), batch_size=2)
+    data.setup(stage)
+    data.setup("predict")
+    assert len(data) == 5
+    for loader in LOADERS:
+        batches = list(getattr(data, loader)())
+        assert [[pair.id for pair in batch] for batch in batches] == [["0", "1"], ["2", "3"], ["4"]]
+        assert [pair.image.width for batch in batches for pair in batch] == [1, 2, 3, 4, 5]
+        assert all(isinstance(batch, list) and isinstance(batch[0], Pair) for batch in batches)
+
+
+def test_a_trainer_hands_over_the_pairs_untouched(paths: list[str]):
+    data = PairDataModule(image=paths, text="a", batch_size=4)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    batches = trainer.predict(Recorder(), datamodule=data)
+    pairs = [pair for batch in batches for pair in batch]
+    assert [(pair.text, pair.source, pair.image.width) for pair in pairs] == [
+        ("a", path, width) for width, path in enumerate(paths, 1)
+    ]
+
+
+def test_reading_in_other_processes_changes_nothing(paths: list[str]):
+    data = PairDataModule(image=paths, text="a", batch_size=2, num_workers=1)
+    data.setup("fit")
+    assert [pair.source for batch in data.train_dataloader() for pair in batch] == paths
+
+
+def test_a_single_image_or_text_goes_with_all_of_the_others(paths: list[str]):
+    data = PairDataModule(image=paths[0], text=["a", "b"])
+    data.setup("fit")
+    assert [tuple(pair) for pair in data.pairs] == [("0", paths[0], "a"), ("0-2", paths[0], "b")]
+
+
+def test_a_source_is_read_with_the_columns_named(paths: list[str], tmp_path: Path):
+    (tmp_path / "a.csv").write_text("key,path,caption\nx,0.png,zero\ny,1.png,one\n")
+    data = PairDataModule(source=str(tmp_path / "a.csv"), image_column="path", text_column="caption", id_column="key")
+    data.setup("fit")
+    assert [(pair.id, pair.text) for pair in next(iter(data.train_dataloader()))] == [("x", "zero"), ("y", "one")]
+
+
+def test_without_arguments_four_scenes_are_served():
+    data = PairDataModule()
+    data.setup("fit")
+    (batch,) = data.train_dataloader()
+    assert [pair.id for pair in batch] == [f"scene-00000{seed}" for seed in range(4)]
+    assert {pair.source for pair in batch} == {""}
+
+
+def test_scenes_are_those_of_their_seeds_with_their_truth_at_hand():
+    data = PairDataModule(scenes=3, scene_seed=7, scene_objects=2, scene_named=2)
+    data.setup("test")
+    assert isinstance(data.pairs, SceneReferences)
+    for index, pair in enumerate(next(iter(data.test_dataloader()))):
+        expected = make_scene(7 + index, 2, 2)
+        assert (pair.id, pair.text) == (f"scene-{7 + index:06d}", expected.caption)
+        np.testing.assert_array_equal(np.asarray(pair.image), np.asarray(expected.image))
+        np.testing.assert_array_equal(data.pairs.scene(index).mask, expected.mask)
+
+
+def test_scenes_are_made_only_when_asked_for(monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "m2ib_lightning.data.datamodule.make_scene",
+        lambda seed, *options: made.append(seed) or make_scene(seed, *options),
+    )
+    data = PairDataModule(scenes=10**6)
+    data.setup("fit")
+    assert len(data) == 10**6 and len(made) <= 1
+    assert data.pairs[10**6 - 1].id == "scene-999999"
+    assert len(made) <= 2
+
+
+def test_iterating_over_scenes_ends():
+    assert [reference.id for reference in SceneReferences(2)] == ["scene-000000", "scene-000001"]
+
+
+def test_setup_refuses_a_bad_pair_before_anything_is_read(paths: list[str]):
+    data = PairDataModule(image=[paths[0], "gone.png"], text="a")
+    with pytest.raises(ValueError, match=r"Pair 2 of 2, 'gone': .* 'gone.png', which does not exist. Remedy: "):
+        data.setup("fit")
+    with pytest.raises(ValueError, match="Pair 1 of 1, '0': Expected a caption"):
+        PairDataModule(image=paths[0], text=" ").setup("fit")
+    with pytest.raises(ValueError, match=r"got 5 images and 2 texts. Remedy: "):
+        PairDataModule(image=paths, text=["a", "b"]).setup("fit")
+    with pytest.raises(ValueError, match=r"nowhere.csv, which does not exist. Remedy: "):
+        PairDataModule(source="nowhere.csv").setup("fit")
+
+
+def test_pairs_before_setup_are_refused():
+    for use in (len, lambda data: data.pairs, PairDataModule.train_dataloader):
+        with pytest.raises(RuntimeError, match=r"Expected `setup` to be called .* Remedy: "):
+            use(PairDataModule())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image": "a.png"}, "`image` and `text` but got only `image`"),
+        ({"text": "a", "scenes": 2}, "`image` and `text` but got only `text`"),
+        ({"image": "a.png", "text": "a", "scenes": 2}, "one of .* but got image and text together with scenes"),
+        ({"source": "a.csv", "scenes": 2}, "one of .* but got source together with scenes"),
+        ({"batch_size": 0}, "`batch_size` to be at least 1 but got 0"),
+        ({"num_workers": -1}, "`num_workers` to be at least 0 but got -1"),
+    ],
+)
+def test_the_constructor_refuses_what_cannot_be(options: dict, message: str):
+    with pytest.raises(ValueError, match=rf"Expected {message}.* Remedy: "):
+        PairDataModule(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scenes": 0}, "`scenes` to be at least 1 but got 0"),
+        ({"scenes": 2, "scene_seed": -1}, "`scene_seed` to be at least 0 but got -1"),
+        ({"scene_named": 4}, "1 <= named <= objects .* but got named=4, objects=3"),
+    ],
+)
+def test_impossible_scenes_are_refused(options: dict, message: str):
+    with pytest.raises(ValueError, match=rf"Expected {message}.* Remedy: "):
+        PairDataModule(**options).setup("fit")
+
+
+def test_the_command_line_explains_every_argument_and_reads_lists(capsys, paths: list[str]):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(PairDataModule, "data")
+    parser.print_help()
+    help_text = " ".join(capsys.readouterr().out.split())
+    assert "Caption, or several; a single one goes with every image." in help_text
+    assert "Processes that read pairs ahead" in help_text
+    given = parser.parse_args(["--data.image", paths[0], "--data.text", '["a cat: black", "a dog"]'])
+    data = PairDataModule(**given.data.as_dict())
+    data.setup("fit")
+    assert [pair.text for pair in data.pairs] == ["a cat: black", "a dog"]

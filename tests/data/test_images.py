@@ -1,0 +1,193 @@
+"""Pictures of any mode and orientation become upright RGB; everything else is named in one line."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from m2ib_lightning.data.images import check_image, load_image
+
+MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "I;16B", "F"]
+ORIENTATION = 274
+"""The EXIF tag."""
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).astype(int)
+
+
+def halves(size: tuple[int, int] = (32, 16)) -> Image.Image:
+    """Left half red, right half blue."""
+    image = Image.new("RGB", size, "red")
+    image.paste("blue", (size[0] // 2, 0, *size))
+    return image
+
+
+def fault(call, source) -> str:
+    """The message that a source is refused with."""
+    with pytest.raises(ValueError) as caught:
+        call(source)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("Expected ")
+    assert " but got " in str(caught.value)
+    assert "Remedy: " in str(caught.value)
+    return str(caught.value)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(MODES), st.integers(1, 40), st.integers(1, 40), st.integers(1, 8))
+def test_every_mode_size_and_orientation_becomes_upright_rgb(mode: str, width: int, height: int, orientation: int):
+    image = Image.new(mode, (width, height))
+    image.getexif()[ORIENTATION] = orientation
+    loaded = load_image(image)
+    assert loaded.mode == "RGB"
+    assert loaded.size == ((height, width) if orientation >= 5 else (width, height))
+    assert image.mode == mode and image.size == (width, height)
+    check_image(image)
+
+
+@pytest.mark.parametrize("size", [(1, 50), (50, 1), (1, 1), (8000, 20)])
+def test_a_picture_can_be_one_pixel_or_8000_pixels_wide(tmp_path: Path, size: tuple[int, int]):
+    for name in ("a.png", "a.jpg"):
+        Image.new("RGB", size, (10, 200, 30)).save(tmp_path / name)
+        check_image(tmp_path / name)
+        loaded = load_image(tmp_path / name)
+        assert loaded.size == size
+        assert np.abs(pixels(loaded) - [10, 200, 30]).max() <= 2  # JPEG rounds colours
+
+
+def test_a_file_gives_its_pixels_by_str_and_by_path_and_outlives_its_file(tmp_path: Path):
+    path = tmp_path / "a.png"
+    halves().save(path)
+    by_path, by_str = load_image(path), load_image(str(path))
+    path.unlink()
+    np.testing.assert_array_equal(pixels(by_path), pixels(halves()))
+    np.testing.assert_array_equal(pixels(by_str), pixels(halves()))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_exif_orientation_is_applied_once_for_every_format(tmp_path: Path, suffix: str):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6  # the camera was turned: show it rotated by 90 degrees clockwise
+    halves().save(tmp_path / f"a.{suffix}", exif=exif)
+    once = load_image(tmp_path / f"a.{suffix}")
+    twice = load_image(once)
+    assert once.size == twice.size == (16, 32)
+    assert pixels(twice)[4, 8, 0] > 200 and pixels(twice)[28, 8, 2] > 200  # left of the file is now the top
+
+
+def test_a_broken_exif_block_leaves_the_picture_as_stored(tmp_path: Path):
+    halves().save(tmp_path / "a.jpg", exif=b"Exif\0\0GARBAGEGARBAGE")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert load_image(tmp_path / "a.jpg").size == (32, 16)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("1", 1, (255, 255, 255)),
+        ("L", 77, (77, 77, 77)),
+        ("LA", (100, 0), (255, 255, 255)),
+        ("LA", (100, 255), (100, 100, 100)),
+        ("RGBA", (255, 0, 0, 255), (255, 0, 0)),
+        ("RGBA", (255, 0, 0, 51), (255, 204, 204)),  # 51 / 255 red over white
+        ("CMYK", (0, 255, 255, 0), (255, 0, 0)),
+        ("CMYK", (0, 0, 0, 255), (0, 0, 0)),
+    ],
+)
+def test_colours_are_kept_and_transparency_shows_white(tmp_path: Path, mode, colour, expected):
+    image = Image.new(mode, (3, 2), colour)
+    image.save(tmp_path / "a.tif")
+    assert load_image(image).getpixel((1, 1)) == expected
+    assert load_image(tmp_path / "a.tif").getpixel((1, 1)) == expected
+
+
+def test_a_transparent_colour_of_palette_and_grey_files_shows_white(tmp_path: Path):
+    palette = Image.new("P", (2, 1), 1)
+    palette.putpalette([0, 0, 0, 9, 8, 7])
+    palette.putpixel((0, 0), 0)
+    palette.save(tmp_path / "palette.png", transparency=0)
+    grey = Image.new("L", (2, 1), 5)
+    grey.putpixel((0, 0), 3)
+    grey.save(tmp_path / "grey.png", transparency=3)
+    assert pixels(load_image(tmp_path / "palette.png")).tolist() == [[[255] * 3, [9, 8, 7]]]
+    assert pixels(load_image(tmp_path / "grey.png")).tolist() == [[[255] * 3, [5] * 3]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 65535), min_size=1, max_size=20))
+def test_16_bit_files_are_rescaled_from_the_full_range(values: list[int]):
+    file = io.BytesIO()
+    Image.fromarray(np.array([values], dtype=np.uint16)).save(file, "PNG")
+    expected = [round(value / 257) for value in values]  # 65535 / 255 = 257
+    assert pixels(load_image(Image.open(file)))[0, :, 0].tolist() == expected
+    assert pixels(load_image(Image.fromarray(np.array([values], dtype=np.int32))))[0, :, 2].tolist() == expected
+
+
+def test_float_pictures_are_rescaled_from_their_smallest_to_their_largest_value():
+    values = np.array([[-1.0, 0.0, 3.0]], dtype=np.float32)
+    assert pixels(load_image(Image.fromarray(values)))[0, :, 0].tolist() == [0, 64, 255]  # 255 / 4 = 63.75
+    assert pixels(load_image(Image.fromarray(np.full((2, 2), 7, np.float32)))).max() == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_pixels_that_are_not_finite_are_refused(tmp_path: Path, bad: float):
+    Image.fromarray(np.array([[0.0, bad]], dtype=np.float32)).save(tmp_path / "a.tif")
+    for call in (load_image, check_image):
+        assert "finite pixels" in fault(call, tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("bad", [-1, 65536])
+def test_integers_outside_of_16_bits_are_refused(bad: int):
+    assert f"0..65535 but got {min(bad, 0)}..{max(bad, 0)}" in fault(
+        load_image, Image.fromarray(np.array([[0, bad]], dtype=np.int32))
+    )
+
+
+@pytest.mark.parametrize("call", [load_image, check_image])
+def test_what_is_no_readable_image_file_is_named(tmp_path: Path, call):
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("no picture")
+    assert "'nowhere.jpg', which does not exist" in fault(call, "nowhere.jpg")
+    assert "'', which does not exist" in fault(call, "")
+    assert "which does not exist" in fault(call, "a\0b")
+    assert f"the folder {tmp_path}" in fault(call, tmp_path)
+    assert "empty.jpg, which is empty (0 bytes)" in fault(call, tmp_path / "empty.jpg")
+    assert "text.jpg, which is none" in fault(call, tmp_path / "text.jpg")
+
+
+@pytest.mark.parametrize("call", [load_image, check_image])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "bmp", "tif", "webp"])
+def test_a_truncated_file_is_named_whatever_its_format(tmp_path: Path, suffix: str, call):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(noise).save(path)
+    whole = path.read_bytes()
+    call(path)
+    path.write_bytes(whole[: len(whole) // 2])
+    assert f"a.{suffix}" in fault(call, path)
+
+
+def test_a_truncated_picture_opened_by_the_caller_is_refused():
+    file = io.BytesIO()
+    halves((64, 64)).save(file, "PNG")
+    image = Image.open(io.BytesIO(file.getvalue()[:-40]))
+    assert "an image in memory, broken or cut short" in fault(load_image, image)
+
+
+def test_a_picture_without_pixels_is_refused():
+    assert "at least one pixel" in fault(load_image, Image.new("RGB", (0, 3)))
+
+
+@pytest.mark.parametrize("kind", [None, 3, np.zeros((2, 2, 3), np.uint8)])
+def test_other_kinds_are_refused(kind):
+    with pytest.raises(TypeError, match=r"Expected a path or a PIL image but got .* Remedy: .*fromarray"):
+        load_image(kind)

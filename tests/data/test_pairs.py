@@ -1,0 +1,227 @@
+"""Files and folders of pairs become references, and every fault is named in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from m2ib_lightning.data.pairs import PairReference, check_all, make_references, read_pair, read_source
+
+ROWS = [("cat.png", "a cat"), ("dog.png", 'a "big", brown dog')]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with two images."""
+    for name in ("cat.png", "dog.png"):
+        Image.new("RGB", (4, 3), "red").save(tmp_path / name)
+    return tmp_path
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_bytes(text.encode())
+    return path
+
+
+def refuse(pattern: str, source: Path, **columns: str) -> None:
+    """Expect a source to be refused in one line."""
+    with pytest.raises(ValueError, match=rf"^Expected .*{pattern}.* Remedy: .*$") as caught:
+        read_source(source, **columns)
+    assert "\n" not in str(caught.value)
+
+
+CSV = 'image,text\ncat.png,a cat\ndog.png,"a ""big"", brown dog"\n'
+TSV = 'image\ttext\ncat.png\ta cat\ndog.png\ta "big", brown dog\n'
+JSONL = "".join(json.dumps({"image": image, "text": text}) + "\n" for image, text in ROWS)
+
+
+@pytest.mark.parametrize("windows", [False, True], ids=["plain", "windows"])
+@pytest.mark.parametrize(("name", "text"), [("a.csv", CSV), ("a.tsv", TSV), ("a.jsonl", JSONL), ("A.CSV", CSV)])
+def test_tables_are_read_with_paths_relative_to_their_folder(folder: Path, name: str, text: str, windows: bool):
+    if windows:
+        text = "\ufeff" + text.replace("\n", "\r\n") + "\r\n"
+    references = read_source(str(write(folder / name, text)))
+    assert references == [
+        ("cat", str(folder / "cat.png"), "a cat"),
+        ("dog", str(folder / "dog.png"), 'a "big", brown dog'),
+    ]
+    check_all(references)
+    pair = read_pair(references[1])
+    assert (pair.id, pair.text, pair.source) == ("dog", ROWS[1][1], str(folder / "dog.png"))
+    assert (pair.image.mode, pair.image.size) == ("RGB", (4, 3))
+
+
+def test_columns_are_mapped_by_name_and_absolute_paths_stay(folder: Path):
+    table = write(folder / "a.csv", f"key,path,caption,more\n7,{folder}/cat.png,a cat,x\n")
+    references = read_source(table, image_column="path", text_column="caption", id_column="key")
+    assert references == [("7", str(folder / "cat.png"), "a cat")]
+
+
+def test_ids_of_the_file_are_kept(folder: Path):
+    table = write(folder / "a.jsonl", '{"image": "cat.png", "text": "a cat", "id": 12}\n')
+    assert read_source(table)[0].id == "12"
+
+
+def test_ids_are_made_from_the_image_names_and_counted_when_they_repeat(folder: Path):
+    images = ["cat.png", "cat.png", "cat-2.png", "Cat.jpg", "x/ä b?.png", "...png", "cat.png"]
+    table = write(folder / "a.csv", "image,text\n" + "".join(f"{image},a\n" for image in images))
+    ids = [reference.id for reference in read_source(table)]
+    assert ids == ["cat", "cat-2", "cat-2-2", "Cat-3", "ä-b", "image", "cat-4"]
+
+
+@given(st.lists(st.text(st.sampled_from("aA-2./ ?é猫"), max_size=6), max_size=12), st.integers(0, 12))
+def test_made_ids_are_distinct_file_names_and_stay_when_pairs_are_added(names: list[str], count: int):
+    ids = [reference.id for reference in make_references([*names, "end"], [*names, "end"])]
+    assert len({name.casefold() for name in ids}) == len(ids)
+    assert all(name.strip(".") and not set(name) & set('/\\:*?"<>| ') for name in ids)
+    kept = [*names, "end"][: count + 1]
+    assert [reference.id for reference in make_references(kept, kept)] == ids[: count + 1]
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_a_folder_with_metadata_is_read_by_the_imagefolder_convention(folder: Path, name: str):
+    text = CSV if name.endswith("csv") else JSONL
+    write(folder / name, text.replace("image", "file_name", 1 if name.endswith("csv") else 2))
+    assert [tuple(reference)[1:] for reference in read_source(folder)] == [(str(folder / i), t) for i, t in ROWS]
+
+
+def test_a_folder_of_images_has_its_captions_beside_them(folder: Path):
+    (folder / "more").mkdir()
+    Image.new("RGB", (4, 3)).save(folder / "more" / "cat.JPG", "JPEG")
+    write(folder / "cat.txt", "\ufeffa cat\r\n")
+    write(folder / "dog.txt", "a dog")
+    write(folder / "more" / "cat.txt", "another cat")
+    write(folder / "README.txt", "not a caption")
+    references = read_source(folder)
+    assert [(reference.id, reference.text) for reference in references] == [
+        ("cat", "a cat"),
+        ("dog", "a dog"),
+        ("more-cat", "another cat"),
+    ]
+    check_all(references)
+
+
+def test_an_image_of_a_folder_without_its_caption_is_named(folder: Path):
+    write(folder / "cat.txt", "a cat")
+    with pytest.raises(ValueError, match=r"Pair 2 of 2, 'dog': Expected a caption but got an empty text. Remedy: "):
+        check_all(read_source(folder))
+
+
+def test_a_folder_without_images_or_captions_is_refused(folder: Path, tmp_path_factory):
+    refuse("got 2 images and no captions", folder)
+    refuse("got 0 images and no captions", tmp_path_factory.mktemp("empty"))
+
+
+def test_a_missing_or_unknown_source_is_refused(folder: Path):
+    refuse("a file or folder of pairs but got .*nowhere.csv, which does not exist", folder / "nowhere.csv")
+    refuse(r"\(\.csv, \.tsv, \.jsonl\) or a folder but got .*cat.png", folder / "cat.png")
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "image,text\n"])
+def test_a_file_without_pairs_is_refused(folder: Path, text: str):
+    refuse("pairs in .*a.csv but got none", write(folder / "a.csv", text))
+    refuse("pairs in .*a.jsonl but got none", write(folder / "a.jsonl", text.removeprefix("image,text")))
+
+
+def test_a_missing_column_is_named_with_those_that_are_there(folder: Path):
+    table = write(folder / "a.csv", "image,caption\ncat.png,a cat\n")
+    refuse(r"a column 'text' in .*a.csv \(line 2\) but got 'image', 'caption'", table)
+    refuse("a column 'path'", table, image_column="path", text_column="caption")
+    refuse("a column 'key'", table, id_column="key", text_column="caption")
+    refuse("'text' in .* \\(line 3\\) but got 'image'", write(folder / "a.jsonl", JSONL + '{"image": "cat.png"}\n'))
+
+
+def test_doubled_ids_are_refused_with_their_lines(folder: Path):
+    table = write(folder / "a.csv", "id,image,text\n1,cat.png,a\n2,cat.png,a\n1,dog.png,b\n")
+    refuse("distinct ids but got '1' in lines 2 and 4", table)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "a\\b", "a:b", "x" * 201, "猫" * 67])
+def test_ids_that_can_be_no_file_name_are_refused(folder: Path, name: str):
+    refuse(
+        "an id that can be a file name but got .* in line 2", write(folder / "a.csv", f"id,image,text\n{name},i,t\n")
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{'image': 1}", "Expecting property name .* at character 2"),
+        ('{"image": "cat.png", ', "at character"),
+        ('["cat.png", "a cat"]', "cat.png"),
+        ("3", "3"),
+    ],
+)
+def test_a_malformed_json_line_is_named_by_its_number(folder: Path, line: str, reason: str):
+    refuse(f"a JSON object in line 4 of .*a.jsonl but got .*{reason}", write(folder / "a.jsonl", f"{JSONL}\n{line}\n"))
+
+
+@pytest.mark.parametrize("value", [["a", "b"], {"a": 1}, True])
+def test_a_json_text_that_is_no_string_is_refused(folder: Path, value):
+    table = write(folder / "a.jsonl", json.dumps({"image": "cat.png", "text": value}))
+    refuse("a string in 'text', line 1 of .*a.jsonl, but got", table)
+
+
+def test_cells_that_do_not_fit_the_columns_are_refused_by_line(folder: Path):
+    refuse(
+        "line 2 of .* but got more cells than columns",
+        write(folder / "a.csv", "image,text\ncat.png,a cat, sitting\n"),
+    )
+    refuse("line 3 of .*", write(folder / "a.csv", 'image,text\ncat.png,a\ndog.png,"never closed\n'))
+
+
+def test_text_that_is_not_utf8_is_refused(folder: Path):
+    (folder / "a.csv").write_bytes("image,text\ncat.png,a cat\n".encode("utf-16"))
+    refuse("text in UTF-8", folder / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("gone.png,a cat", "'gone': .*gone.png', which does not exist"),
+        ("cat.png,", "'cat-2': .*an empty text"),
+        ("cat.png, \t ", "'cat-2': .*an empty text"),
+        ("cat.png", "'cat-2': .*an empty text"),
+        (",a cat", "'image': .*'', which does not exist"),
+        ("a.csv,a cat", "'a': .*a.csv, which is none"),
+    ],
+)
+def test_a_bad_pair_is_named_by_row_and_the_others_can_still_be_read(folder: Path, line: str, reason: str):
+    references = read_source(write(folder / "a.csv", f"image,text\ncat.png,a cat\n{line}\ndog.png,a dog\n"))
+    with pytest.raises(ValueError, match=rf"^Pair 2 of 3, {reason}.* Remedy: .*$"):
+        check_all(references)
+    with pytest.raises(ValueError, match="Remedy: "):
+        read_pair(references[1])
+    assert [read_pair(references[row]).text for row in (0, 2)] == ["a cat", "a dog"]
+
+
+def test_images_and_texts_pair_up_or_a_single_one_goes_with_all():
+    image = Image.new("L", (2, 2))
+    assert make_references("cat.png", "a cat") == [("cat", "cat.png", "a cat")]
+    assert [r[1:] for r in make_references(["a.png", Path("b.png")], ["x", "y"])] == [
+        ("a.png", "x"),
+        (Path("b.png"), "y"),
+    ]
+    assert make_references(image, ["x", "y"]) == [("image", image, "x"), ("image-2", image, "y")]
+    assert make_references(["a.png", "b.png"], "x") == [("a", "a.png", "x"), ("b", "b.png", "x")]
+
+
+@pytest.mark.parametrize(("images", "texts"), [(2, 3), (3, 2), (0, 1), (1, 0), (0, 0)])
+def test_numbers_of_images_and_texts_that_do_not_fit_are_refused(images: int, texts: int):
+    with pytest.raises(ValueError, match=f"got {images} images and {texts} texts. Remedy: "):
+        make_references(["a.png"] * images, ["a"] * texts)
+
+
+def test_a_picture_in_memory_has_no_source():
+    pair = read_pair(PairReference("a", Image.new("L", (2, 2)), "x"))
+    assert (pair.source, pair.image.mode) == ("", "RGB")
+
+
+def test_a_text_of_another_kind_is_refused():
+    with pytest.raises(TypeError, match=r"Expected a text but got int. Remedy: "):
+        read_pair(PairReference("a", Image.new("L", (2, 2)), 3))  # type: ignore[arg-type]
