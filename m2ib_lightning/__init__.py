@@ -1,5 +1,7 @@
 """Explains why a CLIP-like model finds an image and a text similar, by a multi-modal information bottleneck."""
 
+__version__ = "0.1.0"  # before what imports it
+
 from m2ib_lightning.api import explain
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone, load_backbone
@@ -8,8 +10,6 @@ from m2ib_lightning.losses import LossTerm
 from m2ib_lightning.methods import M2IB, RELEASED, AttributionMethod, measure_priors
 from m2ib_lightning.prior import Prior, load_priors, save_priors
 from m2ib_lightning.store import AttributionStore
-
-__version__ = "0.1.0"
 
 __all__ = [
     "M2IB",

@@ -134,7 +134,9 @@ class Attribution:
 
     def save(self, path: str | Path) -> None:
         """Write everything to one `.npz` file."""
-        arrays = {name: value for name in ("image_map", "text_map", "special") if (value := getattr(self, name)) is not None}
+        arrays = {
+            name: value for name in ("image_map", "text_map", "special") if (value := getattr(self, name)) is not None
+        }
         arrays |= {f"history/{name}": values for name, values in self.history.items()}
         rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*_ARRAYS, "history")}
         with Path(path).open("wb") as file:
@@ -144,19 +146,21 @@ class Attribution:
     def load(cls, path: str | Path) -> Attribution:
         """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as saved:
-            rest = json.loads(str(saved["json"]))
+            rest: dict[str, Any] = json.loads(str(saved["json"]))
             rest["spans"] = [tuple(span) for span in rest["spans"]]
             rest["view"] = tuple(rest["view"])
             history = {n.removeprefix("history/"): saved[n] for n in saved.files if n.startswith("history/")}
-            arrays = {name: saved[name] if name in saved.files else None for name in _ARRAYS}
-        return cls(**rest, **arrays, history=history)
+            rest |= {name: saved[name] if name in saved.files else None for name in _ARRAYS}
+        return cls(**rest, history=history)
 
     def _explained(self, name: str) -> NDArray[np.float32]:
         values: NDArray[np.float32] | None = getattr(self, name)
         if values is None:
             modality = name.removesuffix("_map")
-            raise ValueError(f"Expected {modality} values but only the other modality was explained. "
-                             f"Remedy: name {modality!r} in `modalities`.")
+            raise ValueError(
+                f"Expected {modality} values but only the other modality was explained. "
+                f"Remedy: name {modality!r} in `modalities`."
+            )
         return values
 
 

@@ -17,7 +17,7 @@ from m2ib_lightning.prior import Prior
 from m2ib_lightning.types import HiddenStates, Modality
 
 ReadOut = Literal["bottleneck", "mean", "clean"]
-"""What becomes of the token that the head reads: masked like any other, held at its mean over data, or left as it is."""
+"""What becomes of the token that the head reads: masked like any other, held at its mean over data, or left alone."""
 
 INITIAL_ALPHA = 5.0
 """Masks start nearly open: sigmoid(5) = 0.993."""
@@ -104,8 +104,11 @@ class InformationBottleneck(nn.Module):
             is_open[rows, hidden.read] = False
         self.read = hidden.read
         for name, value in (
-            ("x", (states - prior.mean) / prior.std), ("mean", prior.mean), ("std", prior.std),
-            ("open", is_open), ("held", held),
+            ("x", (states - prior.mean) / prior.std),
+            ("mean", prior.mean),
+            ("std", prior.std),
+            ("open", is_open),
+            ("held", held),
         ):
             self.register_buffer(name, value, persistent=False)
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import warnings
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from m2ib_lightning import __version__
 from m2ib_lightning.callbacks import ResultWriter
 from m2ib_lightning.data import PairDataModule
 from m2ib_lightning.methods import AttributionMethod
+
+DESCRIPTION = "Explains why a CLIP-like model finds an image and a text similar."
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     # One process: several would average the gradients of different pairs' masks under `fit`.
@@ -31,16 +35,23 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 class SaveConfig(SaveConfigCallback):
     """Writes the full resolved configuration to the output folder."""
 
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write `config.yaml`."""
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write `config.yaml`, once."""
         if trainer.is_global_zero and not self.already_saved:
             folder = Path(self.config.output)
             folder.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, str(folder / "config.yaml"), skip_none=False, overwrite=True, multifile=False)
+            self.parser.save(self.config, str(folder / "config.yaml"), overwrite=True, multifile=False)
             self.already_saved = True
+
+
+class OneLineParser(LightningArgumentParser):
+    """Says what is wrong with the arguments in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the line and leave with 2, unless this is one of several ways that are tried."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        fail(message)
 
 
 class M2IBCLI(LightningCLI):
@@ -51,6 +62,12 @@ class M2IBCLI(LightningCLI):
         """The verbs, and the arguments of the Trainer's methods that are ours to give."""
         given = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"}
         return {"fit": given, "predict": given}
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """The parser of the command and of each verb."""
+        parser = super().init_parser(**kwargs)
+        parser.__class__ = OneLineParser
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what the package brings."""
@@ -86,10 +103,9 @@ class M2IBCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add what writes the results."""
-        trainer = super().instantiate_trainer(**kwargs)
         config = self.config[self.config["subcommand"]]
-        trainer.callbacks.append(ResultWriter(config["output"], config["pictures"]))
-        return trainer
+        self.trainer_defaults["callbacks"] = [ResultWriter(config["output"], config["pictures"])]
+        return super().instantiate_trainer(**kwargs)
 
 
 def main(args: ArgsType = None) -> None:
@@ -101,23 +117,55 @@ def main(args: ArgsType = None) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for expected in (".*does not have many workers.*", ".*in eval mode at the start of training.*", ".*LeafSpec.*"):
         warnings.filterwarnings("ignore", expected)
+    if args is not None:
+        # Lightning warns of a command line beside `args`, which a test runner or notebook always has.
+        warnings.filterwarnings("ignore", ".*args parameter is intended to run from within Python.*")
     try:
         M2IBCLI(
             AttributionMethod,
             PairDataModule,
             save_config_callback=SaveConfig,
             seed_everything_default=False,
-            trainer_defaults=TRAINER_DEFAULTS,
+            trainer_defaults=dict(TRAINER_DEFAULTS),
             subclass_mode_model=True,
             auto_configure_optimizers=False,
-            parser_kwargs={"prog": "m2ib", "description": "Explains why a CLIP-like model finds an image and a text similar."},
+            parser_kwargs={"prog": "m2ib", "description": DESCRIPTION, "version": __version__},
             args=args,
         )
     except ValueError as error:
         if os.environ.get("M2IB_TRACEBACK"):
             raise
-        print(f"m2ib: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    """End the command with one line on standard error and the exit status 2."""
+    print(f"m2ib: error: {one_line(message)}", file=sys.stderr)
+    sys.exit(2)
+
+
+def one_line(message: str) -> str:
+    r"""What matters of an error message: ours as it is, jsonargparse's tree of reasons in our words.
+
+    >>> one_line("Errors:\n  - Expected `steps` to be at least 1 but got 0. Remedy: choose more.\n  - Expected None")
+    'Expected `steps` to be at least 1 but got 0. Remedy: choose more.'
+    """
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
+    ours = [line for line in lines if "Remedy:" in line]
+    if ours:
+        return ours[0]
+    name = ".".join(re.findall(r'Parser key "([^"]+)"', message))
+    unknown = re.search(r"Option '([^']+)' is not accepted", message)
+    if unknown:
+        return f"Expected a known argument but got `{name}.{unknown[1]}`. Remedy: choose one that --help shows."
+    kinds, value = re.findall(r"Subtypes: \[(.*)\]", message), re.search(r"Given value: (.*)", message)
+    nested = value and re.match(r"NestedArg\(key='(\w+)', val='?(.*?)'?\)", value[1])
+    if name and nested:
+        return f"Expected something else as `{name}.{nested[1]}` than {nested[2]}. Remedy: see --help."
+    if name and kinds and value:
+        wanted = re.sub(r"typing\.|<class '([\w.]+)'>", r"\1", kinds[-1]).replace("NoneType", "null")
+        return f"Expected `{name}` to be one of {wanted} but got {value[1]}. Remedy: see --help."
+    return " ".join(lines)
 
 
 def _is_scenes(data: Any) -> bool:
@@ -128,6 +176,6 @@ def _say_what_embedded_knows() -> None:
     from m2ib_lightning.data.scenes import object_names
 
     print(
-        f"The embedded model knows drawings of {len(object_names())} objects ({', '.join(object_names()[:4])}, ...) and "
-        "little of photographs.\nFor a real CLIP add: --model.backbone openai/clip-vit-base-patch32"
+        f"The embedded model knows drawings of {len(object_names())} objects ({', '.join(object_names()[:4])}, ...) "
+        "and little of photographs.\nFor a real CLIP add: --model.backbone openai/clip-vit-base-patch32"
     )

@@ -102,7 +102,7 @@ def load_priors(path: str | Path) -> tuple[dict[str, Prior], dict[str, str]]:
             "Remedy: choose one, or measure with `m2ib_lightning.measure_priors` and save."
         )
     with safe_open(str(path), framework="pt") as file:
-        names = sorted({key.split(".")[0] for key in file.keys()})
+        names = sorted({key.split(".")[0] for key in list(file.keys())})
         priors = {
             name: Prior(*(file.get_tensor(f"{name}.{part}") for part in ("mean", "std", "read_mean"))) for name in names
         }

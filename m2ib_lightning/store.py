@@ -114,7 +114,6 @@ class AttributionStore:
 
     def to_pandas(self) -> pd.DataFrame:
         """Everything as a data frame, a row per pair, maps flattened row by row with their `grid` beside them."""
-        import pandas as pd
         import pyarrow as pa
         import pyarrow.parquet as pq
 

@@ -50,14 +50,20 @@ def train_tokenizer() -> CLIPTokenizer:
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(), pre_tokenizers.ByteLevel(False, use_regex=False)]
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Punctuation(),
+            pre_tokenizers.ByteLevel(False, use_regex=False),
+        ]
     )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=1000, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=1000, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+    )
     bpe.train_from_iterator(captions, trainer)
     merges = [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]]
     pieces = alphabet + [a + "</w>" for a in alphabet] + [a + b for a, b in merges]
-    pieces = list(dict.fromkeys(pieces)) + ["<|startoftext|>", "<|endoftext|>"]
+    pieces = [*dict.fromkeys(pieces), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(
         vocab={piece: index for index, piece in enumerate(pieces)}, merges=merges, model_max_length=TEXT_LIMIT
     )
@@ -66,14 +72,20 @@ def train_tokenizer() -> CLIPTokenizer:
 def make_model(tokenizer: CLIPTokenizer) -> CLIPModel:
     """A CLIP of 2.3 million parameters: 6 image blocks on an 8 x 8 grid, 4 text blocks, both 128 wide."""
     block = dict(hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_attention_heads=4, hidden_act="gelu")
-    special = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    special = dict(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
     config = CLIPConfig(
         projection_dim=WIDTH,
         logit_scale_init_value=math.log(10.0),
         vision_config=dict(image_size=SIZE, patch_size=PATCH, num_hidden_layers=6, projection_dim=WIDTH, **block),
         text_config=dict(
-            vocab_size=len(tokenizer), max_position_embeddings=TEXT_LIMIT, num_hidden_layers=4, projection_dim=WIDTH,
-            **block, **special,
+            vocab_size=len(tokenizer),
+            max_position_embeddings=TEXT_LIMIT,
+            num_hidden_layers=4,
+            projection_dim=WIDTH,
+            **block,
+            **special,
         ),
     )
     # On processors, attention in bfloat16 is several times faster as plain matrix products.
@@ -121,7 +133,7 @@ class Scenes(Dataset):
 
 
 def collate(examples: list[Example]) -> tuple[Tensor, list[str], Tensor, Tensor, Tensor]:
-    pixels, captions, shown, named, cover = zip(*examples)
+    pixels, captions, shown, named, cover = zip(*examples, strict=True)
     return torch.stack(pixels), list(captions), torch.stack(shown), torch.stack(named), torch.stack(cover)
 
 
@@ -218,8 +230,10 @@ def evaluate(embedder: Embedder, count: int = 1000, seed: int = 0) -> dict[str, 
 def make_optimizers(embedder: Embedder) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, AdamW for the rest."""
     blocks = [
-        p for tower in (embedder.model.vision_model, embedder.model.text_model)
-        for p in tower.encoder.parameters() if p.ndim == 2
+        p
+        for tower in (embedder.model.vision_model, embedder.model.text_model)
+        for p in tower.encoder.parameters()
+        if p.ndim == 2
     ]
     chosen = {id(p) for p in blocks}
     rest = [p for p in [*embedder.model.parameters(), *embedder.patch_head.parameters()] if id(p) not in chosen]

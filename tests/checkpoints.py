@@ -11,7 +11,9 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProce
 from m2ib_lightning.backbones.load import EMBEDDED
 
 
-def random_clip(folder: Path, *, image_layers: int = 4, text_layers: int = 3, eos: int | None = None, **size: Any) -> Path:
+def random_clip(
+    folder: Path, *, image_layers: int = 4, text_layers: int = 3, eos: int | None = None, **size: Any
+) -> Path:
     """Save a random `CLIPModel` with the embedded model's tokenizer, and return its folder.
 
     Args:

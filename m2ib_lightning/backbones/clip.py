@@ -78,7 +78,9 @@ class CLIPTower(Tower):
         causal: Whether a token looks at the ones before it only.
     """
 
-    def __init__(self, layers: nn.ModuleList, norm: nn.Module, projection: nn.Module, length: int, causal: bool) -> None:
+    def __init__(
+        self, layers: nn.ModuleList, norm: nn.Module, projection: nn.Linear, length: int, causal: bool
+    ) -> None:
         self.layers, self.norm, self.projection, self.causal = layers, norm, projection, causal
         self.depth, self.width, self.length = len(layers), projection.in_features, length
 
@@ -178,7 +180,7 @@ class CLIPBackbone(Backbone):
         super().__init__(model, name)
         self.image, self.text = CLIPImageTower(model), CLIPTextTower(model)
         self.processor = processor
-        side = model.config.vision_config.image_size
+        side: Any = model.vision_model.config.image_size
         self.image_size = (side, side)
 
     def preprocess(self, images: Sequence[Image.Image], texts: Sequence[str]) -> PairBatch:
@@ -188,8 +190,13 @@ class CLIPBackbone(Backbone):
         tokenizer = self.processor.tokenizer
         limit = self.text.length
         encoded = tokenizer(
-            list(texts), truncation=True, max_length=limit, padding=True, return_tensors="pt",
-            return_offsets_mapping=True, return_overflowing_tokens=True,
+            list(texts),
+            truncation=True,
+            max_length=limit,
+            padding=True,
+            return_tensors="pt",
+            return_offsets_mapping=True,
+            return_overflowing_tokens=True,
         )
         # Texts over the limit come in several pieces; the first one counts.
         pieces = encoded["overflow_to_sample_mapping"].tolist()

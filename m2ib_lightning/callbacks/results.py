@@ -77,7 +77,7 @@ class ResultWriter(BasePredictionWriter):
             folder = self.folder / "pictures"
             folder.mkdir(parents=True, exist_ok=True)
             for attribution, pair in zip(attributions, pairs, strict=True):
-                save_pair_figure(folder / f"{pair.id}.png", attribution, pair.image)
+                save_pair_figure(attribution, pair.image, folder / f"{pair.id}.png")
             self.drawn += len(pairs)
 
     def _report(self) -> None:

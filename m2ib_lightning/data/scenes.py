@@ -7,7 +7,7 @@ shown and not named are distractors: a map that lights them up is wrong. A scene
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import NamedTuple
 
@@ -84,7 +84,7 @@ def object_names() -> tuple[str, ...]:
     return tuple(sorted(f.name.removesuffix(".png") for f in folder.iterdir() if f.name.endswith(".png")))
 
 
-@lru_cache(maxsize=None)
+@cache
 def sprite(name: str, art: str) -> Image.Image:
     """The drawing of an object, RGBA, 64 x 64 pixels, transparent around it.
 
@@ -101,7 +101,7 @@ def sprite(name: str, art: str) -> Image.Image:
         return Image.open(file).convert("RGBA")
 
 
-@lru_cache(maxsize=None)
+@cache
 def turned(name: str, art: str, mirrored: bool, degrees: int) -> Image.Image:
     """The drawing of an object mirrored and turned; kept, because turning is the slow part of a scene."""
     drawing = sprite(name, art)
@@ -156,9 +156,7 @@ def make_scene(
     return Scene(image, caption, tuple(shown), labels, spans)
 
 
-def make_caption(
-    names: tuple[str, ...], rng: np.random.Generator
-) -> tuple[str, tuple[tuple[int, int], ...]]:
+def make_caption(names: tuple[str, ...], rng: np.random.Generator) -> tuple[str, tuple[tuple[int, int], ...]]:
     """A caption in one of many phrasings that names the objects, and the (start, end) characters of each name."""
     phrase = ALONE[rng.integers(len(ALONE))]
     before, after = phrase.split("{}")

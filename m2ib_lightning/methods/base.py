@@ -97,8 +97,15 @@ class AttributionMethod(pl.LightningModule):
 
 
 def as_attributions(
-    batch: PairBatch, *, image: Sequence[torch.Tensor] | None, text: Sequence[torch.Tensor] | None, special: torch.Tensor,
-    score: torch.Tensor, unit: str, settings: dict[str, Any], **each: Sequence[Any],
+    batch: PairBatch,
+    *,
+    image: Sequence[torch.Tensor] | None,
+    text: Sequence[torch.Tensor] | None,
+    special: torch.Tensor,
+    score: torch.Tensor,
+    unit: str,
+    settings: dict[str, Any],
+    **each: Sequence[Any],
 ) -> list[Attribution]:
     """One result per pair of a batch.
 

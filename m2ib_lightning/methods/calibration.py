@@ -24,8 +24,10 @@ def default_layer(modality: Modality, depth: int, prior: str) -> Layer:
     With the unit prior the released default, block 9 of 12. With a measured one the image's is earlier, before CLS has
     gathered the picture, and the text's is on the embeddings, since EOS reads the words in the first blocks.
 
-    >>> default_layer("image", 12, "unit"), default_layer("image", 12, "measured"), default_layer("text", 12, "measured")
-    (9, 4, 'embeddings')
+    >>> default_layer("image", 12, "unit"), default_layer("image", 12, "measured")
+    (9, 4)
+    >>> default_layer("text", 12, "measured")
+    'embeddings'
     """
     if prior == "unit":
         return max(0, min(round(0.75 * depth), depth - 2))

@@ -104,9 +104,7 @@ class M2IB(AttributionMethod):
                 layers[modality] = default_layer(modality, tower.depth, self.prior) if layer is None else layer
                 tower.check_layer(layers[modality], f"{modality}_layer")
             priors = find_priors(backbone, self.prior, layers)
-            self.towers = {
-                m: TowerSetting(layers[m], self.betas[m], priors[m], self.read_out) for m in self.modalities
-            }
+            self.towers = {m: TowerSetting(layers[m], self.betas[m], priors[m], self.read_out) for m in self.modalities}
         return backbone
 
     def new_fit(self, batch: PairBatch) -> MaskFit:
@@ -162,14 +160,18 @@ class M2IB(AttributionMethod):
             for modality, setting in self.towers.items()
             for name in ("layer", "beta")
         }
-        return super().settings | towers | {
-            "steps": self.steps,
-            "noise_samples": self.noise_samples,
-            "lr": self.lr,
-            "prior": self.prior,
-            "read_out": self.read_out,
-            "loss_terms": [type(term).__name__ for term in self.loss_terms],
-        }
+        return (
+            super().settings
+            | towers
+            | {
+                "steps": self.steps,
+                "noise_samples": self.noise_samples,
+                "lr": self.lr,
+                "prior": self.prior,
+                "read_out": self.read_out,
+                "loss_terms": [type(term).__name__ for term in self.loss_terms],
+            }
+        )
 
     # What follows is the same fit under a Trainer: an epoch is a step of every pair's masks.
 
@@ -177,7 +179,8 @@ class M2IB(AttributionMethod):
         """Load the model and, under `fit`, make the masks of every batch; their prefix is computed here, once."""
         super().setup(stage)
         if stage == "fit":
-            backbone = self.prepare()
+            backbone, epochs = self.prepare(), self.trainer.max_epochs
+            self.steps = epochs if epochs and epochs > 0 else self.steps
             self.fits = nn.ModuleList(
                 self.new_fit(backbone.preprocess_pairs(pairs)) for pairs in _train_batches(self.trainer)
             )

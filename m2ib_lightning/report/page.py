@@ -94,12 +94,16 @@ class Page:
 
         width, height = size
         bar = self.axes.inset_axes((x, y - height, width, height), transform=self.axes.transData)
-        colours = ScalarMappable(Normalize(0, scale.top if scale.top > 0 else 1), scale.colours)
-        upright = height > width
-        drawn = self.figure.colorbar(colours, cax=bar, orientation="vertical" if upright else "horizontal")
-        drawn.outline.set_visible(False)  # type: ignore[operator]
+        drawn = self.figure.colorbar(
+            ScalarMappable(Normalize(0, scale.top if scale.top > 0 else 1), scale.colours),
+            cax=bar,
+            orientation="vertical" if height > width else "horizontal",
+            ticks=None if scale.top > 0 else [0],
+            format="%.3g",
+        )
+        drawn.outline.set(edgecolor=PALE, linewidth=0.5)
         bar.tick_params(labelsize=7, length=2, color=GREY, labelcolor=INK)
-        if upright:
+        if height > width:
             drawn.set_label(scale.label, fontsize=8, color=INK)
         return bar
 

@@ -21,8 +21,14 @@ def test_the_view_is_where_the_processor_looks(width: int, height: int, seed: in
     seen = (seen - seen.min()) / (np.ptp(seen) + 1e-9)
     view = view_of(processor, width, height)
     expected = [
-        ((left / width - view[0]) / (view[2] - view[0]) * 28, ((left + 10) / width - view[0]) / (view[2] - view[0]) * 28),
-        ((top / height - view[1]) / (view[3] - view[1]) * 24, ((top + 10) / height - view[1]) / (view[3] - view[1]) * 24),
+        (
+            (left / width - view[0]) / (view[2] - view[0]) * 28,
+            ((left + 10) / width - view[0]) / (view[2] - view[0]) * 28,
+        ),
+        (
+            (top / height - view[1]) / (view[3] - view[1]) * 24,
+            ((top + 10) / height - view[1]) / (view[3] - view[1]) * 24,
+        ),
     ]
     if any(start < 0 or end > side for (start, end), side in zip(expected, (28, 24), strict=True)):
         return  # partly outside

@@ -1,0 +1,149 @@
+import html
+import re
+import warnings
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from m2ib_lightning import Attribution
+from m2ib_lightning.report import pair_figure, save_pair_figure
+from m2ib_lightning.report.caption import place_words
+from m2ib_lightning.report.page import drawable, fit, measure
+from tests.report.made import attribution
+
+BLUE = Image.new("RGB", (40, 40), (40, 60, 200))
+
+
+def texts(made: Attribution, folder: Path, image: Image.Image = BLUE) -> list[str]:
+    """Every text of the figure, in its order; the SVG backend notes each one in a comment."""
+    save_pair_figure(made, image, folder / "figure.svg")
+    written = (folder / "figure.svg").read_text(encoding="utf-8")
+    return [html.unescape(text) for text in re.findall(r"<!-- (.*) -->", written)]
+
+
+def hue_areas(figure: Image.Image) -> tuple[int, int]:
+    """Number of pixels that are strongly blue, and that are yellow to red."""
+    red, _, blue = np.moveaxis(np.asarray(figure).astype(int), -1, 0)
+    return int((blue - red > 120).sum()), int((red - blue > 60).sum())
+
+
+def test_header_tells_id_scores_steps_and_stop_reason(tmp_path):
+    found = texts(attribution(), tmp_path)
+    assert found[0] == "pair-1"
+    assert found[1] == "similarity 0.250 · through the bottleneck: image 0.500, text 0.750 · 10 steps (max steps)"
+
+
+def test_scores_that_were_not_measured_and_steps_that_were_not_made_are_left_out(tmp_path):
+    nan = float("nan")
+    found = texts(attribution(image_score=nan, text_score=nan, steps=0, stop_reason=""), tmp_path)
+    assert found[1] == "similarity 0.250"
+
+
+def test_scales_carry_the_unit_and_raw_values(tmp_path):
+    found = texts(attribution(), tmp_path)
+    assert {"nats per patch", "nats per word", "50"} <= set(found)
+    found = texts(attribution(unit="gradient"), tmp_path)
+    assert {"gradient per patch", "gradient per word"} <= set(found)
+
+
+def test_every_word_stands_over_its_value(tmp_path):
+    found = texts(attribution("look, a cat"), tmp_path)
+    start = found.index("look")
+    assert found[start : start + 8] == ["look", "1.00", ",", "2.00", "a", "3.00", "cat", "4.00"]
+
+
+def test_values_of_special_tokens_are_told(tmp_path):
+    made = attribution("a cat", text_map=np.array([0, 1, 2, 283], np.float32))
+    assert "on no word: <eos> 283" in texts(made, tmp_path)
+
+
+def test_mathematics_in_a_text_stands_for_itself(tmp_path):
+    found = texts(attribution("$x^2$ {", id="$\\frac$"), tmp_path)
+    assert found[0] == "$\\frac$"
+    assert [word for word in found if word in "$x^2${"] == ["$", "x", "^", "2", "$", "{"]
+    assert "cost $5 or $6" in texts(attribution("cost $5 or $6", text_map=None), tmp_path)
+
+
+def test_what_was_not_explained_is_shown_plain(tmp_path):
+    found = texts(attribution(image_map=None), tmp_path)
+    assert "nats per patch" not in found and "nats per word" in found
+    found = texts(attribution(text_map=None), tmp_path)
+    assert "nats per word" not in found and "nats per patch" in found and "a photo of a cat" in found
+
+
+def test_the_picture_shows_the_image_and_lights_up_its_map():
+    dark = np.zeros((4, 4), np.float32)
+    blue, warm = hue_areas(pair_figure(attribution(text_map=None), BLUE))
+    blue_dark, warm_dark = hue_areas(pair_figure(attribution(text_map=None, image_map=dark), BLUE))
+    assert blue > 250 * 250  # the original, 250 points wide at more than a pixel a point
+    assert warm > warm_dark + 5000  # the patch with the value
+    assert blue_dark >= blue
+
+
+def test_a_part_that_the_model_did_not_see_is_told(tmp_path):
+    found = texts(attribution(view=(0.25, 0.0, 0.75, 1.0)), tmp_path)
+    assert "image attribution, dashed: what the model saw" in found
+    assert "image attribution" in texts(attribution(), tmp_path)
+
+
+def test_a_cut_text_is_told(tmp_path):
+    assert "text attribution, the end of the text was cut" in texts(attribution(truncated=True), tmp_path)
+
+
+def test_a_long_caption_makes_the_picture_higher_not_wider():
+    short, long = (pair_figure(attribution("a small cat " * n), BLUE) for n in (1, 25))
+    assert long.width == short.width
+    assert long.height > short.height + 200
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 900), (8000, 3), (96, 96), (300, 400), (640, 300)])
+def test_any_shape_of_image_gives_a_picture_of_moderate_size(size):
+    figure = pair_figure(attribution(), Image.new("RGB", size, "teal"))
+    assert figure.mode == "RGB"
+    assert 700 < figure.width < 1600 and 500 < figure.height < 1600
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 1e-9, 7.0, 1e6])
+def test_constant_maps_give_a_picture(value, tmp_path):
+    made = attribution("a cat", image_map=np.full((4, 4), value, np.float32), text_map=np.full(4, value, np.float32))
+    assert "nats per patch" in texts(made, tmp_path)
+
+
+def test_characters_that_no_font_has_are_boxes_and_not_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pair_figure(attribution("一只猫 кошка قطة \U0010fffd\n\x07 🐱", id="猫"), BLUE)
+    assert drawable("кошка\n\U0010fffd") == "кошка □"
+
+
+def test_pyplot_keeps_nothing():
+    import matplotlib.pyplot as plt
+
+    pair_figure(attribution(), BLUE)
+    assert plt.get_fignums() == []
+
+
+def test_the_same_attribution_gives_the_same_picture():
+    np.testing.assert_array_equal(pair_figure(attribution(), BLUE), pair_figure(attribution(), BLUE))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.text("aimMW,猫", min_size=1, max_size=120), st.floats(-1e3, 1e3)), max_size=30))
+def test_words_keep_their_order_and_stay_on_the_page(words):
+    chips = place_words(words, 400)
+    assert "".join(chip.text for chip in chips) == "".join(word for word, _ in words)
+    assert all(chip.x >= 0 and chip.x + chip.width <= 400 for chip in chips)
+    for one, other in pairwise(chips):
+        after = other.line == one.line and other.x >= one.x + one.width
+        assert after or (other.line, other.x) == (one.line + 1, 0)
+
+
+def test_a_line_that_is_too_long_is_cut_in_its_middle():
+    cut = fit("folder/" * 30 + "name.jpg", 200, 12)
+    assert measure(cut, 12) <= 200
+    assert cut.startswith("folder/") and "…" in cut and cut.endswith("name.jpg")

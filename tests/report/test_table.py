@@ -1,0 +1,84 @@
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from m2ib_lightning import Attribution
+from m2ib_lightning.report import results_table
+from m2ib_lightning.report.table import place
+from tests.report.made import attribution
+
+LONG = "holidays/2024/summer/IMG_1234567.jpg"
+
+
+def printed(*attributions: Attribution, width: int = 80) -> list[str]:
+    """The lines of the table that are not empty."""
+    console = Console(width=width, file=io.StringIO())
+    console.print(results_table(attributions))
+    return [line.rstrip() for line in console.file.getvalue().splitlines() if line.strip()]
+
+
+def test_a_row_tells_what_an_attribution_holds():
+    _, units, _, first, second = printed(attribution())
+    assert "(nats)" in units
+    assert " ".join(first.split()) == "pair-1 0.25 upper right cat 5.00 10"
+    assert " ".join(second.split()) == "a photo of a cat → 0.50 / 0.75 (0.88, 0.12) a 4.00 max steps"
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_a_pair_takes_two_lines_in_any_terminal(width):
+    rows = [attribution("a photo of " + "extraordinarily " * 20, id=LONG), attribution("one\nline")]
+    lines = printed(*rows, width=width)
+    assert len(lines) == 3 + 2 * len(rows)
+    assert max(map(len, lines)) <= width
+    for values in ("→ 0.50 / 0.75", "(0.88, 0.12)", "max steps"):
+        assert values in lines[4]
+
+
+def test_a_wider_terminal_shows_more_of_the_text():
+    assert LONG not in "".join(printed(attribution(id=LONG), width=80))
+    assert LONG in "".join(printed(attribution(id=LONG), width=120))
+
+
+def test_a_dash_stands_for_what_was_not_explained():
+    nan = float("nan")
+    lines = printed(attribution(image_map=None, image_score=nan))
+    assert " ".join(lines[3].split()) == "pair-1 0.25 – cat 5.00 10"
+    assert "→ – / 0.75" in lines[4]
+    lines = printed(attribution(text_map=None, text_score=nan))
+    assert " ".join(lines[3].split()) == "pair-1 0.25 upper right – 10"
+
+
+def test_a_method_without_bottleneck_and_steps_has_one_similarity():
+    nan = float("nan")
+    lines = printed(attribution(image_score=nan, text_score=nan, steps=0, stop_reason=""))
+    assert "→" not in lines[4]
+    assert lines[3].endswith("–")
+
+
+def test_markup_in_a_text_stands_for_itself():
+    assert "[red]a[/red] :cat:" in printed(attribution("[red]a[/red] :cat:"), width=100)[4]
+
+
+def test_a_place_is_named_by_its_third():
+    named = [[place(x, y) for x in (0, 0.5, 1)] for y in (0, 0.5, 1)]
+    assert named == [
+        ["upper left", "upper middle", "upper right"],
+        ["left", "centre", "right"],
+        ["lower left", "lower middle", "lower right"],
+    ]
+
+
+def test_units_of_all_rows_are_named():
+    assert "(nats, gradient)" in printed(attribution(), attribution(unit="gradient"))[1]
+
+
+def test_no_attributions_give_an_empty_table():
+    assert len(printed()) == 3
+
+
+def test_the_strongest_words_come_first_whatever_their_sign():
+    made = attribution("a cat", text_map=np.array([0, -3, -20, 0], np.float32))
+    lines = printed(made)
+    assert "a -3.0" in lines[3] and "cat -20.0" in lines[4]

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+import m2ib_lightning as m2ib
+from m2ib_lightning.data import make_scene
+
+FAST = {"steps": 2, "noise_samples": 2}
+
+
+def test_a_list_of_pairs_is_explained_in_order_and_whatever_the_batch_size(tmp_path):
+    scenes = [make_scene(i) for i in range(3)]
+    path = tmp_path / "scene.png"
+    scenes[1].image.save(path)
+    images = [scenes[0].image, path, scenes[2].image]
+    texts = [scene.caption for scene in scenes]
+    together, alone = (m2ib.explain(images, texts, batch_size=size, **FAST) for size in (8, 1))
+    assert [a.text for a in together] == texts
+    assert together[1].source == str(path)
+    for a, b in zip(together, alone, strict=True):
+        np.testing.assert_allclose(a.image_map, b.image_map, rtol=1e-3, atol=1e-3)
+
+
+def test_one_image_goes_with_several_texts():
+    results = m2ib.explain(make_scene(7, ("cat", "key")).image, ["a cat", "a key"], **FAST)
+    assert [a.text for a in results] == ["a cat", "a key"]
+
+
+def test_a_loaded_backbone_and_a_class_are_taken_as_they_are():
+    backbone = m2ib.load_backbone("embedded")
+    result = m2ib.explain(make_scene(1).image, "a cat", backbone=backbone, method=m2ib.M2IB, **FAST)[0]
+    assert result.settings["method"] == "M2IB" and result.settings["weights"] == backbone.weight_hash
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"images": [], "texts": []}, "Remedy"),
+        ({"texts": ["a", "b"], "images": [make_scene(0).image] * 3}, "3 images and 2 texts"),
+        ({"texts": "  "}, "empty"),
+        ({"batch_size": 0}, "`batch_size`"),
+        ({"method": "tarot"}, "one of m2ib.*'tarot'"),
+        ({"images": "nowhere.png"}, r"nowhere\.png"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        m2ib.explain(**{"images": make_scene(0).image, "texts": "a cat", **arguments})

@@ -1,0 +1,109 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from m2ib_lightning.attribution import Attribution
+
+
+def attribution(**changed) -> Attribution:
+    fields = {
+        "id": "a", "text": "an ice-cream van", "score": 0.5, "source": "van.png",
+        "image_map": np.array([[0.0, 1.0], [2.0, 8.0]], dtype=np.float32),
+        "text_map": np.array([9.0, 1.0, 2.0, 3.0, 4.0, 0.5, 6.0, 9.0], dtype=np.float32),
+        "tokens": ["<s>", "an", "ice", "-", "cream", "v", "an", "</s>"],
+        "special": np.array([1, 0, 0, 0, 0, 0, 0, 1], dtype=bool),
+        "spans": [(0, 0), (0, 2), (3, 6), (6, 7), (7, 12), (13, 14), (14, 16), (0, 0)],
+        "history": {"loss/total": np.array([3.0, 2.0], dtype=np.float32)},
+        "settings": {"method": "M2IB", "image_layer": 3}, "steps": 2, "stop_reason": "max_steps",
+    }  # fmt: skip
+    return Attribution(**{**fields, **changed})
+
+
+def test_words_are_the_sums_of_their_tokens_without_special_ones():
+    assert attribution().words() == [("an", 1.0), ("ice", 2.0), ("-", 3.0), ("cream", 4.0), ("van", 6.5)]
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_a_heatmap_has_the_asked_size_and_lies_between_0_and_1(height: int, width: int):
+    heat = attribution().heatmap((height, width))
+    assert heat.shape == (height, width) and heat.dtype == np.float32
+    assert heat.min() >= 0 and heat.max() <= 1
+
+
+def test_the_heatmap_is_highest_where_the_map_is_and_leaves_the_map_alone():
+    result = attribution()
+    before = result.image_map.copy()
+    heat = result.heatmap((20, 30))
+    row, column = np.unravel_index(heat.argmax(), heat.shape)
+    assert row >= 10 and column >= 15 and heat.max() == 1
+    np.testing.assert_array_equal(result.image_map, before)
+
+
+def test_what_the_model_did_not_see_is_zero():
+    heat = attribution(view=(0.25, 0.0, 0.75, 1.0), image_map=np.ones((2, 2), np.float32)).heatmap((10, 40))
+    assert (heat[:, :10] == 0).all() and (heat[:, 30:] == 0).all() and (heat[:, 10:30] == 1).all()
+
+
+def test_a_view_beyond_the_picture_is_cut_at_its_edge():
+    heat = attribution(view=(-0.5, 0.0, 1.5, 1.0)).heatmap((8, 8))
+    assert heat.shape == (8, 8) and 0 < heat.max() <= 1
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0])
+def test_a_map_with_nothing_positive_is_all_zero_for_display(value: float):
+    heat = attribution(image_map=np.full((2, 2), value, np.float32)).heatmap((4, 4))
+    np.testing.assert_array_equal(heat, 0)
+
+
+def test_an_overlay_has_the_pictures_size():
+    picture = Image.new("RGB", (31, 17), "white")
+    overlay = attribution().overlay(picture)
+    assert overlay.size == picture.size and overlay.mode == "RGB"
+    assert np.asarray(overlay)[-2, -2].tolist() != np.asarray(overlay)[1, 1].tolist()
+
+
+def test_the_strongest_region_is_a_place_in_the_picture():
+    assert attribution().strongest_region() == (0.75, 0.75)
+    assert attribution(view=(0.5, 0.0, 1.0, 1.0)).strongest_region() == (0.875, 0.75)
+
+
+def test_what_was_not_explained_is_said():
+    with pytest.raises(ValueError, match="'image' in `modalities`"):
+        attribution(image_map=None).heatmap((4, 4))
+    with pytest.raises(ValueError, match="'text' in `modalities`"):
+        attribution(text_map=None).words()
+
+
+def test_a_size_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least 1 x 1"):
+        attribution().heatmap((0, 4))
+
+
+@pytest.mark.parametrize(
+    "changed", [{}, {"image_map": None}, {"text_map": None, "truncated": True, "view": (0, 0, 0.5, 1)}]
+)
+def test_everything_survives_a_file(changed, tmp_path):
+    before = attribution(**changed)
+    before.save(tmp_path / "a.npz")
+    after = Attribution.load(tmp_path / "a.npz")
+    assert_equal(before, after)
+
+
+def assert_equal(before: Attribution, after: Attribution) -> None:
+    for field in dataclasses.fields(Attribution):
+        a, b = getattr(before, field.name), getattr(after, field.name)
+        if isinstance(a, np.ndarray):
+            np.testing.assert_array_equal(a, b)
+            assert a.dtype == b.dtype
+        elif field.name == "history":
+            assert a.keys() == b.keys()
+            for name in a:
+                np.testing.assert_array_equal(a[name], b[name])
+        elif isinstance(a, float) and np.isnan(a):
+            assert np.isnan(b)
+        else:
+            assert a == b, field.name

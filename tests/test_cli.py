@@ -1,0 +1,154 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from m2ib_lightning import AttributionStore
+from m2ib_lightning.cli import main
+from m2ib_lightning.data import make_scene
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+FAST = ["--model.steps=2", "--model.noise_samples=2", "--trainer.enable_progress_bar=false"]
+
+
+def picture(path: Path, **scene) -> str:
+    make_scene(7, **{"objects": ("cat", "key"), **scene}).image.save(path)
+    return str(path)
+
+
+def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line on standard error of a command that must fail."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    assert stopped.value.code not in (0, None)
+    said = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert len(said) == 1, said
+    return said[0]
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_runs(config, tmp_path, capsys):
+    verb = "predict" if config.stem == "predict" else "fit"
+    main([verb, f"--config={config}", "--data.scenes=2", f"--output={tmp_path}", *FAST])
+    assert len(AttributionStore(tmp_path / "attributions")) == 2
+    assert "scene-000000" in capsys.readouterr().out
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["init_args"]["steps"] == 2
+
+
+def test_a_pair_from_the_command_line_is_explained_with_a_picture(tmp_path, capsys):
+    image = picture(tmp_path / "cat.png")
+    main(["fit", f"--data.image={image}", "--data.text=a cat", f"--output={tmp_path / 'out'}", *FAST])
+    result = AttributionStore(tmp_path / "out" / "attributions")["cat"]
+    assert result.source == image and result.steps == 2
+    with Image.open(tmp_path / "out" / "pictures" / "cat.png") as drawn:
+        assert drawn.width > 500
+    out = capsys.readouterr().out
+    assert out.startswith("The embedded model knows drawings of 66 objects")
+    assert "openai/clip-vit-base-patch32" in out
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+def test_a_file_of_pairs_is_explained(suffix, tmp_path):
+    picture(tmp_path / "cat.png")
+    rows = [{"image": "cat.png", "text": "a cat"}, {"image": "cat.png", "text": "a key"}]
+    file = tmp_path / f"pairs.{suffix}"
+    if suffix == "jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        between = "," if suffix == "csv" else "\t"
+        file.write_text("\n".join(between.join(cells) for cells in [rows[0], *(r.values() for r in rows)]))
+    main(["predict", f"--data.source={file}", f"--output={tmp_path / 'out'}", *FAST])
+    assert [a.text for a in AttributionStore(tmp_path / "out" / "attributions")] == ["a cat", "a key"]
+
+
+def test_the_saved_configuration_gives_the_same_numbers_again(tmp_path):
+    main(["fit", "--data.scenes=2", "--model.seed=5", f"--output={tmp_path / 'a'}", *FAST])
+    main(["fit", f"--config={tmp_path / 'a' / 'config.yaml'}", f"--output={tmp_path / 'b'}"])
+    for a, b in zip(*(AttributionStore(tmp_path / name / "attributions") for name in "ab"), strict=True):
+        np.testing.assert_array_equal(a.image_map, b.image_map)
+        np.testing.assert_array_equal(a.text_map, b.text_map)
+
+
+def test_early_stopping_ends_a_fit_and_is_reported(tmp_path):
+    main(["fit", "--data.scenes=1", "--early_stopping.stopping_threshold=100", f"--output={tmp_path}", *FAST])
+    result = next(iter(AttributionStore(tmp_path / "attributions")))
+    assert (result.steps, result.stop_reason) == (1, "converged")
+
+
+def test_the_trainers_epochs_are_the_steps_of_a_fit(tmp_path):
+    main(["fit", "--data.scenes=1", "--trainer.max_epochs=4", f"--output={tmp_path}", *FAST])
+    result = next(iter(AttributionStore(tmp_path / "attributions")))
+    assert (result.steps, result.stop_reason) == (4, "max_steps")
+    assert result.settings["steps"] == 4
+
+
+def test_no_result_is_written_over(tmp_path, capsys):
+    main(["fit", "--data.scenes=1", f"--output={tmp_path}", *FAST])
+    message = failure(capsys, "fit", "--data.scenes=1", f"--output={tmp_path}", *FAST)
+    assert "no earlier results" in message and "another --output" in message
+
+
+def damaged(folder: Path) -> str:
+    whole = Path(picture(folder / "whole.png")).read_bytes()
+    (folder / "damaged.png").write_bytes(whole[: len(whole) // 2])
+    return str(folder / "damaged.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data.image=missing.png", "--data.text=a cat"], r"missing.png"),
+        (["--data.image=DAMAGED", "--data.text=a cat"], r"damaged.png"),
+        (["--data.image=NOTE", "--data.text=a cat"], r"note.txt"),
+        (["--data.image=CAT", "--data.text= "], r"empty"),
+        (["--data.source=TABLE", "--data.text_column=words"], r"'image', 'caption'"),
+        (["--data.scenes=1", "--model.image_layer=6"], r"0\.\.4 but got 6"),
+        (["--data.scenes=1", "--model.text_layer=-1"], r"`text_layer`"),
+        (["--data.scenes=1", "--model.backbone=nobody/nothing"], r"hub.*'embedded'"),
+        (["--data.scenes=1", "--model.backbone=EMPTY"], r"no config\.json"),
+        (["--data.scenes=1", "--data.batch_size=0"], r"`batch_size`"),
+        (["--data.scenes=1", "--model.steps=0"], r"`steps`"),
+        (["--data.scenes=1", "--model.prior=nothing.safetensors"], r"'unit', 'measured'"),
+        (["--data.scenes=1", "--model.image_layer=middle"], r"image_layer` to be one of int.*but got middle"),
+        (["--data.scenes=1", "--model.image_bta=1"], r"known argument but got `.*image_bta`"),
+        (["--data.scenes=one"], r"`data\.scenes`.*one"),
+        (["--dat.scenes=1"], r"--dat\.scenes"),
+    ],
+)
+def test_bad_input_is_named_in_one_line_and_nothing_is_written(arguments, message, tmp_path, capsys):
+    import re
+
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "note.txt").write_text("no picture")
+    (tmp_path / "table.csv").write_text("image,caption\ncat.png,a cat\n")
+    names = {
+        "DAMAGED": damaged(tmp_path), "NOTE": str(tmp_path / "note.txt"), "CAT": picture(tmp_path / "cat.png"),
+        "TABLE": str(tmp_path / "table.csv"), "EMPTY": str(tmp_path / "empty"),
+    }  # fmt: skip
+    for name, value in names.items():
+        arguments = [a.replace(f"={name}", f"={value}") for a in arguments]
+    said = failure(capsys, "fit", *arguments, f"--output={tmp_path / 'out'}")
+    assert re.search(message, said), said
+    assert not (tmp_path / "out" / "attributions").exists()
+
+
+def test_help_and_print_config_are_complete(capsys):
+    for arguments in (["fit", "--print_config"], ["fit", "--help"], ["fit", "--model.help=M2IB"], ["--help"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    for word in ("image_beta", "noise_samples", "early_stopping", "--output", "--data.source", "predict"):
+        assert word in out
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "m2ib_lightning", "--version"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0 and "m2ib" in done.stdout
