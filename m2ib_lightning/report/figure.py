@@ -119,7 +119,7 @@ def _view(page: Page, a: Attribution, x: float, y: float, size: tuple[float, flo
     """Frame what the model saw, if that was not everything."""
     from matplotlib.patches import Rectangle
 
-    left, top, right, bottom = a.view
+    left, top, right, bottom = (min(1.0, max(0.0, edge)) for edge in a.view)
     if a.view != WHOLE:
         corner = (x + left * size[0], y - bottom * size[1])
         sides = ((right - left) * size[0], (bottom - top) * size[1])
