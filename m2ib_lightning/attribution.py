@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,7 +111,8 @@ class Attribution:
     def words(self) -> list[tuple[str, float]]:
         """The words of the text with the sum of their tokens' values, in the text's order, special tokens left out.
 
-        Tokens belong to one word when their characters touch and are all letters and digits.
+        Tokens belong to one word when they share a character (byte-level tokens do), or when their characters touch
+        and are letters or digits; every ideograph is a word of its own.
 
         Raises:
             ValueError: The text was not explained.
@@ -120,9 +122,9 @@ class Attribution:
         for (start, end), special, value in zip(self.spans, self.special, values, strict=True):
             if special:
                 continue
-            inside = words and words[-1][1] == start and self.text[words[-1][1] - 1 : start + 1].isalnum()
-            if inside:
-                words[-1] = (words[-1][0], end, words[-1][2] + float(value))
+            first, last, total = words[-1] if words else (0, 0, 0.0)
+            if words and (start < last or (start == last and _joined(self.text[start - 1 : start + 1]))):
+                words[-1] = (first, max(last, end), total + float(value))
             else:
                 words.append((start, end, float(value)))
         return [(self.text[start:end], value) for start, end, value in words]
@@ -167,6 +169,11 @@ class Attribution:
                 f"Remedy: name {modality!r} in `modalities`."
             )
         return values
+
+
+def _joined(neighbours: str) -> bool:
+    """Whether two neighbouring characters belong to one word."""
+    return neighbours.isalnum() and not any(unicodedata.name(c, "").startswith("CJK") for c in neighbours)
 
 
 _ARRAYS = ("image_map", "text_map", "special")

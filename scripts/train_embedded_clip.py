@@ -70,7 +70,7 @@ def train_tokenizer() -> CLIPTokenizer:
 
 
 def make_model(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """A CLIP of 2.3 million parameters: 6 image blocks on an 8 x 8 grid, 4 text blocks, both 128 wide."""
+    """A CLIP of 2.2 million parameters: 6 image blocks on an 8 x 8 grid, 4 text blocks, both 128 wide."""
     block = dict(hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_attention_heads=4, hidden_act="gelu")
     special = dict(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id

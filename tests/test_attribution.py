@@ -27,6 +27,14 @@ def test_words_are_the_sums_of_their_tokens_without_special_ones():
     assert attribution().words() == [("an", 1.0), ("ice", 2.0), ("-", 3.0), ("cream", 4.0), ("van", 6.5)]
 
 
+def test_tokens_that_share_a_character_are_one_word():
+    byte_level = attribution(
+        text="café au 猫犬", spans=[(0, 0), (0, 3), (3, 4), (3, 4), (5, 7), (8, 9), (8, 9), (9, 10)],
+        special=np.array([1, 0, 0, 0, 0, 0, 0, 0], dtype=bool), text_map=np.arange(8, dtype=np.float32),
+    )  # fmt: skip
+    assert byte_level.words() == [("café", 6.0), ("au", 4.0), ("猫", 11.0), ("犬", 7.0)]
+
+
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_a_heatmap_has_the_asked_size_and_lies_between_0_and_1(height: int, width: int):
     heat = attribution().heatmap((height, width))

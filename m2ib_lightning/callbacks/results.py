@@ -50,7 +50,10 @@ class ResultWriter(BasePredictionWriter):
         if isinstance(pl_module, M2IB):
             pairs = [pair for fit in pl_module.mask_fits for pair in fit.batch.pairs]
             self._write(pl_module.attributions(), pairs, draw=self.pictures is not False)
-            self._report()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show what a fit gave, when the progress bar has gone."""
+        self._report()
 
     def write_on_batch_end(
         self,

@@ -17,6 +17,9 @@ from m2ib_lightning.types import Layer, Modality, PairBatch
 SCENES = 64
 """How many scenes a prior is measured over when the user gives no data: some 3,000 tokens of a ViT-B/32."""
 
+EDITION = 1
+"""Of those scenes; a change of what they are raises it, so that kept priors of before are not used."""
+
 
 def default_layer(modality: Modality, depth: int, prior: str) -> Layer:
     """Where the bottleneck sits unless the user says.
@@ -72,7 +75,7 @@ def find_priors(backbone: Backbone, prior: str, layers: Mapping[Modality, Layer]
         return _from_file(Path(prior), backbone, layers)
     found = {}
     for modality, layer in layers.items():
-        kept = _cache() / f"{backbone.weight_hash}-{modality}-{layer}.safetensors"
+        kept = _cache() / f"{backbone.weight_hash}-{modality}-{layer}-{EDITION}.safetensors"
         if kept.is_file():
             found[str(modality)] = load_priors(kept)[0][modality]
             continue

@@ -194,8 +194,9 @@ class M2IB(AttributionMethod):
         values = self.mask_fits[batch_idx](self.current_epoch)
         # Loggers count optimisation steps of a pair, not of the Trainer, which makes one for every batch.
         self.log("step", float(self.current_epoch), on_step=False, on_epoch=True, batch_size=1)
-        means = {name: value.detach().mean() for name, value in values.items()}
-        self.log_dict(means, on_step=False, on_epoch=True, prog_bar=False, batch_size=len(batch))
+        for name, value in values.items():
+            shown = name == "loss/total"
+            self.log(name, value.detach().mean(), on_step=False, on_epoch=True, prog_bar=shown, batch_size=len(batch))
         return values["loss/total"].sum()
 
     @property
