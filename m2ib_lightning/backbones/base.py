@@ -9,6 +9,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from PIL import Image
@@ -24,11 +25,18 @@ class Tower(ABC):
         depth: Number of blocks.
         width: D, channels of the hidden states.
         length: The most tokens that the tower reads, special ones included.
+        reads: What its head pools, in words: "CLS", "EOS", "attention over all patches", ...
+        prefix_tokens: How many tokens come before those of the input: CLS, BOS, registers.
+        reads_padding: Whether it was trained on texts padded to its length with the padding attended to. Padding tokens
+            then are valid, and special.
     """
 
     depth: int
     width: int
     length: int
+    reads: str
+    prefix_tokens: int = 0
+    reads_padding: bool = False
 
     @abstractmethod
     def prefix(self, batch: PairBatch, layer: Layer) -> HiddenStates:
@@ -50,6 +58,11 @@ class Tower(ABC):
     @abstractmethod
     def grid(self, batch: PairBatch) -> tuple[int, int] | None:
         """(gh, gw), the rows and columns that the content tokens form, or None if they are no grid."""
+
+    def grids(self, batch: PairBatch) -> list[tuple[int, int]] | None:
+        """The same for each pair of a batch, for models that read pictures of several shapes at once."""
+        grid = self.grid(batch)
+        return None if grid is None else [grid] * len(batch.pixel_values)
 
     def check_layer(self, layer: Layer, name: str = "layer") -> None:
         """Refuse a layer that the tower cannot be cut at.
@@ -125,6 +138,29 @@ class Backbone(nn.Module, ABC):
             hidden = self.tower(modality).prefix(batch, "embeddings")
             return self.tower(modality).suffix(hidden.states[None], hidden, "embeddings")[0]
 
+    def describe(self) -> dict[str, Any]:
+        """What was inferred about the model, as plain values for printing or JSON.
+
+        Example:
+            >>> from m2ib_lightning import load_backbone
+            >>> load_backbone("embedded").describe()["image"]["pixels"]
+            (96, 96)
+        """
+        return {
+            "name": self.name,
+            "class": type(self.model).__name__,
+            "weights": self.weight_hash,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "image": {"pixels": self.image_size, "grid": self._grid(), **_describe(self.image)},
+            "text": _describe(self.text),
+        }
+
+    def _grid(self) -> tuple[int, int] | None:
+        """Of a picture of the default size."""
+        ids = torch.zeros(1, 1, dtype=torch.long)
+        pixels = torch.zeros(1, 3, *self.image_size)
+        return self.image.grid(PairBatch(pixels, ids, ids.bool(), (), (), (), (), ()))
+
     @cached_property
     def weight_hash(self) -> str:
         """First 16 hexadecimal digits of the SHA-256 of the model's weights, by name."""
@@ -142,6 +178,36 @@ class Backbone(nn.Module, ABC):
     def train(self, mode: bool = True) -> Backbone:
         """Does nothing: a backbone stays in evaluation mode."""
         return self
+
+
+def _describe(tower: Tower) -> dict[str, Any]:
+    return {
+        "blocks": tower.depth,
+        "layers": f"'embeddings' or 0..{tower.depth - 2}",
+        "width": tower.width,
+        "most tokens": tower.length,
+        "prefix tokens": tower.prefix_tokens,
+        "head reads": tower.reads,
+        "padding": "read like any token" if tower.reads_padding else "hidden",
+    }
+
+
+def check_whole_patches(size: tuple[int, int], side: int) -> int:
+    """How many patches of `side` x `side` pixels cover (H, W).
+
+    Raises:
+        ValueError: They do not cover it exactly.
+
+    Example:
+        >>> check_whole_patches((224, 336), 16)
+        294
+    """
+    if size[0] % side or size[1] % side or min(size) < side:
+        raise ValueError(
+            f"Expected `image_size` to be whole patches of {side} pixels but got {size}. "
+            f"Remedy: choose multiples of {side}."
+        )
+    return (size[0] // side) * (size[1] // side)
 
 
 def check_texts(images: Sequence[Image.Image], texts: Sequence[str]) -> None:

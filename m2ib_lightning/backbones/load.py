@@ -17,30 +17,50 @@ from m2ib_lightning.backbones.base import Backbone
 EMBEDDED = Path(str(resources.files("m2ib_lightning"))) / "assets" / "embedded_clip"
 """The checkpoint inside the package."""
 
-FAMILIES = {"clip": "m2ib_lightning.backbones.clip.CLIPBackbone"}
+_HERE = "m2ib_lightning.backbones"
+
+FAMILIES = {
+    "align": f"{_HERE}.align.AlignBackbone",
+    "altclip": f"{_HERE}.altclip.AltCLIPBackbone",
+    "blip": f"{_HERE}.blip.BlipBackbone",
+    "chinese_clip": f"{_HERE}.chinese_clip.ChineseCLIPBackbone",
+    "clip": f"{_HERE}.clip.CLIPBackbone",
+    "clipseg": f"{_HERE}.clipseg.CLIPSegBackbone",
+    "metaclip_2": f"{_HERE}.metaclip2.MetaCLIP2Backbone",
+    "siglip": f"{_HERE}.siglip.SiglipBackbone",
+    "siglip2": f"{_HERE}.siglip2.Siglip2Backbone",
+}
 """The class that reads each `model_type` of transformers."""
 
 
-def load_backbone(name: str = "embedded", device: torch.device | str = "cpu") -> Backbone:
+def load_backbone(
+    name: str = "embedded", device: torch.device | str = "cpu", image_size: int | tuple[int, int] | None = None
+) -> Backbone:
     """A frozen model with its processor, in float32.
 
     Args:
-        name: "embedded" for the small CLIP inside the package, a folder with a checkpoint, or a name on the
-            Hugging Face hub such as "openai/clip-vit-base-patch32".
+        name: "embedded" for the small CLIP inside the package, a folder with a checkpoint, a name on the Hugging Face
+            hub such as "openai/clip-vit-base-patch32", or a model of open_clip such as "open_clip:ViT-B-32/openai".
         device: Where the weights go.
+        image_size: Pixels to read pictures at, (height, width) or the side of a square, instead of what the model was
+            trained at; its position embeddings are interpolated by its own code. Whole patches.
 
     Raises:
-        ValueError: There is no such model, the folder is no checkpoint, or nobody has written its family yet.
+        ValueError: There is no such model, the folder is no checkpoint, nobody has written its family yet, or it cannot
+            read pictures of that size.
     """
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if name.startswith("open_clip:"):
+        from m2ib_lightning.backbones.openclip import load_openclip
+
+        return load_openclip(name, size).to(device)
     folder = str(EMBEDDED) if name == "embedded" else name
     family = _family(folder, name)
-    model, processor = _read(folder, name)
-    module, _, kind = family.rpartition(".")
-    backbone: Backbone = getattr(importlib.import_module(module), kind)(model, processor, name)
-    return backbone.to(device)
+    model, processor = _read(folder, name, family.architecture)
+    return family(model, processor, name, size).to(device)
 
 
-def _family(folder: str, name: str) -> str:
+def _family(folder: str, name: str) -> Any:
     """The class that reads a checkpoint, from its configuration alone."""
     from transformers import AutoConfig
 
@@ -53,25 +73,35 @@ def _family(folder: str, name: str) -> str:
         config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, json.JSONDecodeError) as error:
         raise ValueError(_not_found(name, error)) from error
-    if config.model_type not in FAMILIES:
-        kind = (config.architectures or [config.model_type])[0]
+    kind = (config.architectures or [config.model_type])[0]
+    if config.model_type in FAMILIES:
+        module, _, found = FAMILIES[config.model_type].rpartition(".")
+        family = getattr(importlib.import_module(module), found)
+    if config.model_type not in FAMILIES or family.architecture not in ("AutoModel", kind):
         raise ValueError(
             f"Expected a model of a known family ({', '.join(FAMILIES)}) but {name!r} is a {kind}. "
             "Remedy: implement the contract in m2ib_lightning/backbones/base.py for it, in one file."
         )
-    return FAMILIES[config.model_type]
+    return family
 
 
-def _read(folder: str, name: str) -> tuple[Any, Any]:
+def _read(folder: str, name: str, architecture: str) -> tuple[Any, Any]:
     """The library's model, in float32, and its processor."""
+    import transformers
     from safetensors import SafetensorError
-    from transformers import AutoModel, AutoProcessor
 
     try:
-        with _no_progress_bar() if Path(folder).is_dir() else contextlib.nullcontext():
+        with _quiet(progress=not Path(folder).is_dir()):
             # float32 whatever the file holds: masks move by gradients near 1e-6.
-            model, report = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-        processor = AutoProcessor.from_pretrained(folder)
+            model, report = getattr(transformers, architecture).from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True
+            )
+        processor = transformers.AutoProcessor.from_pretrained(folder)
+    except ImportError as error:
+        raise ValueError(
+            f"Expected the libraries that {name!r} needs but one is not installed ({_first_line(error)}). "
+            "Remedy: install it; tokenizers of SigLIP's first version need `pip install sentencepiece protobuf`."
+        ) from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(_not_found(name, error)) from error
     missing = sorted(report["missing_keys"])
@@ -84,23 +114,29 @@ def _read(folder: str, name: str) -> tuple[Any, Any]:
 
 
 @contextlib.contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Reading weights from disk takes a moment and needs no bar; a download does."""
+def _quiet(progress: bool) -> Iterator[None]:
+    """No list of weights that a checkpoint has and nobody asked for; no progress bar unless something is downloaded."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not progress:
+        logging.disable_progress_bar()
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
 
 
 def _not_found(name: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     where = "the folder" if Path(name).is_dir() else "a local folder, then the Hugging Face hub,"
     return (
-        f"Expected a model at {name!r}; looked in {where} but could not read one ({reason}). "
+        f"Expected a model at {name!r}; looked in {where} but could not read one ({_first_line(error)}). "
         "Remedy: check the name and the network, or use a local folder or 'embedded', which need none."
     )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

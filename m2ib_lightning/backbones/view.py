@@ -68,6 +68,36 @@ def trim(image: Image.Image, processor: Any) -> tuple[Image.Image, Box]:
     return image.crop(box), (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
 
 
+def crop_to_ratio(image: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, Box]:
+    """The largest part around the centre of a picture that has the proportions of a size (height, width).
+
+    Returns:
+        The part, and the box of it that was kept, in fractions.
+
+    Example:
+        >>> crop_to_ratio(Image.new("RGB", (40, 20)), (10, 10))[1]
+        (0.25, 0.0, 0.75, 1.0)
+    """
+    width, height = image.size
+    scale = min(width / size[1], height / size[0])
+    kept_width, kept_height = max(1, round(size[1] * scale)), max(1, round(size[0] * scale))
+    left, top = (width - kept_width) // 2, (height - kept_height) // 2
+    box = (left, top, left + kept_width, top + kept_height)
+    return image.crop(box), (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
+
+
+def output_size(processor: Any) -> tuple[int, int] | None:
+    """(H, W) of what a Hugging Face image processor gives, or None if that depends on the picture."""
+    if getattr(processor, "do_center_crop", False):
+        size = processor.crop_size
+    elif getattr(processor, "do_resize", False):
+        size = processor.size
+    else:
+        return None
+    height, width = _get(size, "height"), _get(size, "width")
+    return (height, width) if height and width else None
+
+
 def within(outer: Box, inner: Box) -> Box:
     """A box given in fractions of another box, in fractions of what that one is given in."""
     width, height = outer[2] - outer[0], outer[3] - outer[1]

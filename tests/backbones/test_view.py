@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
-from m2ib_lightning.backbones.view import trim, view_of, within
+from m2ib_lightning.backbones import load_backbone
+from m2ib_lightning.backbones.view import crop_to_ratio, trim, view_of, within
 
 
 @settings(max_examples=40, deadline=None)
@@ -60,3 +61,20 @@ def test_an_extremely_long_picture_is_trimmed_to_what_the_processor_keeps(size: 
 def test_an_ordinary_picture_is_not_trimmed():
     image = Image.new("RGB", (300, 100))
     assert trim(image, CLIPImageProcessorPil()) == (image, (0.0, 0.0, 1.0, 1.0))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 50), st.integers(1, 50))
+def test_a_crop_to_proportions_is_centred_and_as_large_as_can_be(width: int, height: int, rows: int, columns: int):
+    part, box = crop_to_ratio(Image.new("RGB", (width, height)), (rows, columns))
+    assert part.width == width or part.height == height
+    assert abs(box[0] - (1 - box[2])) <= 1 / width + 1e-9 and abs(box[1] - (1 - box[3])) <= 1 / height + 1e-9
+    # To the pixel that a side is rounded to.
+    assert abs(part.width * rows - part.height * columns) <= max(rows, columns)
+
+
+def test_an_image_size_of_other_proportions_is_cut_from_the_middle_of_the_picture():
+    backbone = load_backbone("embedded", image_size=(96, 192))
+    batch = backbone.preprocess([Image.new("RGB", (200, 200))], ["a cat"])
+    assert batch.views == ((0, 0.25, 1, 0.75),) and backbone.image.grid(batch) == (8, 16)
+    assert load_backbone("embedded", image_size=120).image_size == (120, 120)

@@ -1,0 +1,149 @@
+"""The towers that several Hugging Face families share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from m2ib_lightning.backbones.base import check_whole_patches
+from m2ib_lightning.backbones.transformer import PostNormBlock, PreNormBlock, TransformerTower
+from m2ib_lightning.types import HiddenStates, PairBatch
+
+
+class ClsImageTower(TransformerTower):
+    """CLIP's vision transformer, whose head reads CLS, the first token.
+
+    Args:
+        vision: With `embeddings`, `encoder.layers`, `post_layernorm` and, if it has one, `pre_layrnorm`.
+        projection: Into the shared space.
+        size: (H, W) of the pixels it will be given; position embeddings are interpolated to them.
+        block: How its layers compute.
+    """
+
+    reads = "CLS"
+    prefix_tokens = 1
+
+    def __init__(
+        self, vision: Any, projection: nn.Linear, size: tuple[int, int], block: type[PreNormBlock] = PreNormBlock
+    ) -> None:
+        self.vision, self.projection = vision, projection
+        self.norm = getattr(vision, "pre_layrnorm", nn.Identity())
+        self.patch: int = vision.config.patch_size
+        cells = check_whole_patches(size, self.patch)
+        super().__init__([block(layer) for layer in vision.encoder.layers], projection.in_features, 1 + cells)
+
+    def embeddings(self, batch: PairBatch) -> HiddenStates:
+        """CLS and the patches, row by row."""
+        states = self.norm(embed_patches(self.vision, batch.pixel_values))
+        special = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
+        special[:, 0] = True
+        read = torch.zeros(len(states), dtype=torch.long, device=states.device)
+        return HiddenStates(states, torch.ones_like(special), special, read)
+
+    def head(self, states: Tensor, valid: Tensor) -> Tensor:
+        """(N, D) to (N, E)."""
+        return self.projection(self.vision.post_layernorm(states))
+
+    def grid(self, batch: PairBatch) -> tuple[int, int]:
+        """Patches per column and per row."""
+        return patch_grid(batch, self.patch)
+
+
+class EosTextTower(TransformerTower):
+    """CLIP's causal text transformer, whose head reads EOS.
+
+    Texts run at the length of the longest of the batch: what stands behind EOS is never looked at.
+
+    Args:
+        text: With `embeddings`, `encoder.layers` and `final_layer_norm`.
+        projection: Into the shared space.
+        largest_id: Whether EOS is the largest id of a text, as in checkpoints from before their EOS was known.
+    """
+
+    reads = "EOS"
+    prefix_tokens = 1
+
+    def __init__(self, text: Any, projection: nn.Linear, *, largest_id: bool) -> None:
+        self.text, self.projection, self.largest_id = text, projection, largest_id
+        length = text.config.max_position_embeddings
+        blocks = [PreNormBlock(layer) for layer in text.encoder.layers]
+        super().__init__(blocks, projection.in_features, length, causal=True)
+
+    def embeddings(self, batch: PairBatch) -> HiddenStates:
+        """Token and position embeddings, BOS first."""
+        ids, valid = batch.input_ids, batch.attention_mask
+        read = ids.argmax(-1) if self.largest_id else (ids == self.text.config.eos_token_id).int().argmax(-1)
+        special = ~valid
+        special[:, 0] = True
+        special[torch.arange(len(ids), device=ids.device), read] = True
+        return HiddenStates(self.text.embeddings(input_ids=ids), valid, special, read)
+
+    def head(self, states: Tensor, valid: Tensor) -> Tensor:
+        """(N, D) to (N, E)."""
+        return self.projection(self.text.final_layer_norm(states))
+
+    def grid(self, batch: PairBatch) -> None:
+        """Text is no grid."""
+        return None
+
+
+class BertTextTower(TransformerTower):
+    """A text transformer of BERT's kind, whose head reads CLS, the first token; padding is hidden from all tokens.
+
+    Args:
+        bert: With `embeddings` and `config`.
+        layers: Its stack.
+        projection: Of CLS into the shared space.
+        length: The most tokens it reads.
+    """
+
+    reads = "CLS"
+    prefix_tokens = 1
+
+    def __init__(self, bert: Any, layers: nn.ModuleList, projection: nn.Module, length: int) -> None:
+        self.bert, self.projection = bert, projection
+        super().__init__([PostNormBlock(layer) for layer in layers], bert.config.hidden_size, length, masked=True)
+
+    def embeddings(self, batch: PairBatch) -> HiddenStates:
+        """Word, type and position embeddings, CLS first."""
+        ids = batch.input_ids
+        read = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
+        return HiddenStates(self.bert.embeddings(input_ids=ids), batch.attention_mask, no_text(batch), read)
+
+    def head(self, states: Tensor, valid: Tensor) -> Tensor:
+        """(N, D) to (N, E)."""
+        return self.projection(states)
+
+    def grid(self, batch: PairBatch) -> None:
+        """Text is no grid."""
+        return None
+
+
+def embed_patches(vision: Any, pixels: Tensor) -> Tensor:
+    """Patch and position embeddings by a model's own code, its positions interpolated for sizes that are not its own.
+
+    Args:
+        vision: With `embeddings` and `config.image_size`.
+        pixels: (B, 3, H, W).
+
+    Returns:
+        (B, L, D).
+    """
+    native = (vision.config.image_size, vision.config.image_size)
+    return vision.embeddings(pixels, interpolate_pos_encoding=tuple(pixels.shape[-2:]) != native)
+
+
+def patch_grid(batch: PairBatch, side: int) -> tuple[int, int]:
+    """Rows and columns of patches of `side` pixels."""
+    height, width = batch.pixel_values.shape[-2:]
+    return height // side, width // side
+
+
+def no_text(batch: PairBatch) -> Tensor:
+    """(B, L) bool, the tokens that stand for no character of their text: special tokens and padding."""
+    special = torch.ones_like(batch.input_ids, dtype=torch.bool)
+    for row, spans in zip(special, batch.spans, strict=True):
+        row[: len(spans)] = torch.tensor([span == (0, 0) for span in spans])
+    return special

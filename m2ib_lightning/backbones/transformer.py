@@ -1,0 +1,188 @@
+"""Transformer towers cut in two at a block, whatever library the blocks are from."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from m2ib_lightning.backbones.activation import run_mlp
+from m2ib_lightning.backbones.base import Tower
+from m2ib_lightning.types import HiddenStates, Layer, PairBatch
+
+
+class Block(Protocol):
+    """One block of a transformer: new states of some tokens, read from the states of all."""
+
+    def __call__(self, queries: Tensor, states: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        """New states of the queries.
+
+        Args:
+            queries: (N, Q, D), states of the tokens to go on with; `states` itself for all of them.
+            states: (N, L, D); keys and values are made of them.
+            mask: Broadcasts to (N, 1, Q, L), true where a query may look; None for everywhere.
+            causal: Whether query i looks at keys 0..i only.
+
+        Returns:
+            (N, Q, D).
+        """
+
+
+def attend(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    heads: int,
+    mask: Tensor | None,
+    causal: bool,
+    scale: float | None = None,
+) -> Tensor:
+    """Multi-head attention, softmax(scale q k^T) v, of what the projections gave.
+
+    Args:
+        queries: (N, Q, D).
+        keys: (N, L, D).
+        values: (N, L, D).
+        heads: They share D evenly.
+        mask: Broadcasts to (N, 1, Q, L), true where a query may look.
+        causal: Whether query i looks at keys 0..i only.
+        scale: 1 / sqrt(D / heads) by default.
+
+    Returns:
+        (N, Q, D), before the output projection.
+    """
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (queries, keys, values))
+    if q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16):
+        # On processors the backward pass of attention in half precision is many times slower than in float32.
+        q, k, v = q.float(), k.float(), v.float()
+    with torch.autocast(q.device.type, enabled=False):
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale)
+    return mixed.transpose(1, 2).flatten(2)
+
+
+class PreNormBlock:
+    """A block of CLIP's kind: x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Args:
+        layer: With `layer_norm1`, `self_attn.{q,k,v,out}_proj`, `layer_norm2` and `mlp`.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+
+    def __call__(self, queries: Tensor, states: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        """New states of the queries."""
+        layer = self.layer
+        normed = layer.layer_norm1(states)
+        asked = normed if queries is states else layer.layer_norm1(queries)
+        queries = queries + self.attention(asked, normed, mask, causal)
+        return queries + run_mlp(layer.mlp, layer.layer_norm2(queries))
+
+    def attention(self, queries: Tensor, states: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        """Attention of normalised states, (N, Q, D) and (N, L, D) to (N, Q, D)."""
+        own = self.layer.self_attn
+        q, k, v = own.q_proj(queries), own.k_proj(states), own.v_proj(states)
+        return own.out_proj(attend(q, k, v, heads=own.num_heads, mask=mask, causal=causal, scale=own.scale))
+
+
+class PostNormBlock:
+    """A block of BERT's kind: norm(x + attention(x)), then norm(x + mlp(x)).
+
+    Args:
+        layer: With `attention.self.{query,key,value}`, `attention.output`, `intermediate` and `output`.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+
+    def __call__(self, queries: Tensor, states: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        """New states of the queries."""
+        layer, own = self.layer, self.layer.attention.self
+        q, k, v = own.query(queries), own.key(states), own.value(states)
+        mixed = attend(q, k, v, heads=own.num_attention_heads, mask=mask, causal=causal)
+        queries = layer.attention.output(mixed, queries)
+        return layer.output(layer.intermediate(queries), queries)
+
+
+class TransformerTower(Tower):
+    """A stack of blocks between embeddings and a head; a further tower implements `embeddings` and `head`.
+
+    If the head reads one token (`HiddenStates.read`), the last block computes that token only, which is exact: the
+    other tokens are keys and values there and nothing looks at what becomes of them.
+
+    Args:
+        blocks: The stack.
+        width: D.
+        length: The most tokens it reads.
+        causal: Whether a token looks at the ones before it only.
+        masked: Whether tokens that are not `valid` are hidden from the others. Not needed with `causal`, where padding
+            stands behind every token that counts.
+    """
+
+    def __init__(
+        self, blocks: Sequence[Block], width: int, length: int, *, causal: bool = False, masked: bool = False
+    ) -> None:
+        self.blocks, self.causal, self.masked = list(blocks), causal, masked
+        self.depth, self.width, self.length = len(self.blocks), width, length
+
+    @abstractmethod
+    def embeddings(self, batch: PairBatch) -> HiddenStates:
+        """Hidden states before the first block."""
+
+    @abstractmethod
+    def head(self, states: Tensor, valid: Tensor) -> Tensor:
+        """Embeddings of what the last block gave.
+
+        Args:
+            states: (N, D), the token that is read, or (N, L, D) if there is none.
+            valid: (N, L) bool.
+
+        Returns:
+            (N, E), not normalised.
+        """
+
+    def prefix(self, batch: PairBatch, layer: Layer) -> HiddenStates:
+        """Hidden states after block `layer`."""
+        self.check_layer(layer)
+        hidden = self.embeddings(batch)
+        states = hidden.states
+        mask = self.mask(hidden.valid)
+        for block in self.blocks[: _after(layer)]:
+            states = block(states, states, mask, self.causal)
+        return hidden._replace(states=states)
+
+    def suffix(self, states: Tensor, hidden: HiddenStates, layer: Layer) -> Tensor:
+        """Embeddings of hidden states after block `layer`, (K, B, L, D) to (K, B, E)."""
+        samples = states.shape[0]
+        flat, valid = states.flatten(0, 1), hidden.valid.repeat(samples, 1)
+        mask = self.mask(valid)
+        for block in self.blocks[_after(layer) : -1]:
+            flat = block(flat, flat, mask, self.causal)
+        if hidden.read is None:
+            flat = self.blocks[-1](flat, flat, mask, self.causal)
+        else:
+            flat = self._last_block_at(flat, mask, hidden.read.repeat(samples))
+        return self.head(flat, valid).unflatten(0, (samples, -1))
+
+    def mask(self, valid: Tensor) -> Tensor | None:
+        """Which keys are seen, given (N, L) valid tokens; broadcasts to (N, 1, L, L), None for all of them."""
+        return valid[:, None, None] if self.masked else None
+
+    def _last_block_at(self, states: Tensor, mask: Tensor | None, read: Tensor) -> Tensor:
+        """The last block for the token `read` (N,) of each sequence, (N, L, D) to (N, D)."""
+        rows = torch.arange(len(states), device=states.device)
+        if self.causal:
+            mask = (torch.arange(states.shape[1], device=states.device) <= read[:, None])[:, None, None]
+        elif mask is not None and mask.shape[2] > 1:
+            mask = mask[rows, :, read][:, :, None]
+        return self.blocks[-1](states[rows, read][:, None], states, mask, False)[:, 0]
+
+
+def _after(layer: Layer) -> int:
+    """How many blocks come before a cut."""
+    return 0 if layer == "embeddings" else layer + 1

@@ -1,0 +1,104 @@
+"""Print a table of every family of backbones against its library's own code: errors of outputs and gradients, a map.
+
+Small random models; open_clip's configurations are added where open_clip is installed. Run from anywhere:
+
+    python scripts/compare_backbones.py [--only NAME ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+import transformers
+
+from m2ib_lightning import explain
+from m2ib_lightning.backbones import Backbone, load_backbone
+from m2ib_lightning.methods.calibration import default_layer
+from tests.backbones.compare import TEXTS, compare, library_blocks, library_features, pictures
+from tests.checkpoints import CHECKPOINTS
+
+Case = tuple[str, str, Any]
+"""Family, configuration, and what makes (backbone, features, blocks)."""
+
+
+def huggingface_cases(folder: Path) -> Iterator[Case]:
+    """The embedded model, then a small random checkpoint of each family."""
+    yield "clip", "embedded", lambda: (load_backbone(), library_features, library_blocks)
+    for family, save in CHECKPOINTS.items():
+        made = lambda save=save, at=folder / family: (load_backbone(str(save(at))), library_features, library_blocks)  # noqa: E731
+        yield family, "small, random", made
+
+
+def openclip_cases(folder: Path) -> Iterator[Case]:
+    """Every configuration of open_clip in small, if it is installed."""
+    try:
+        import open_clip
+    except (ImportError, RuntimeError) as error:
+        print(f"open_clip is left out: {error}", file=sys.stderr)
+        return
+    from m2ib_lightning.backbones.openclip import OpenClipBackbone
+    from tests.backbones.openclip_models import openclip_blocks, openclip_features, small_model, small_texts
+
+    texts = small_texts(folder)
+    for name in open_clip.list_models():
+        made = lambda name=name: (  # noqa: E731
+            OpenClipBackbone(*small_model(name, texts), name), openclip_features, openclip_blocks,
+        )  # fmt: skip
+        yield "open_clip", name, made
+
+
+def row(backbone: Backbone, features: Any, blocks: Any) -> list[str]:
+    """What the heads read, layers tried, largest errors of outputs and gradients, and the shape of a map."""
+    errors, tried = {"embedding": 0.0, "gradient": 0.0}, []
+    for modality in ("image", "text"):
+        depth = backbone.tower(modality).depth
+        layers = {default_layer(modality, depth, prior) for prior in ("unit", "measured")} | {
+            "embeddings",
+            0,
+            depth - 2,
+        }
+        tried.append(", ".join(sorted(map(str, layers))))
+        for layer in layers:
+            compared = compare(backbone, modality, layer, features=features, blocks=blocks)
+            errors = {name: max(error, compared.error(name)) for name, error in errors.items()}
+    result = explain(pictures()[0], TEXTS[0], backbone=backbone, prior="unit", steps=2, noise_samples=2)[0]
+    shape = "x".join(map(str, result.image_map.shape))
+    heads = f"{backbone.image.reads} / {backbone.text.reads}"
+    return [heads, " / ".join(tried), *(f"{e:.0e}" for e in errors.values()), f"{shape}, {len(result.text_map)}"]
+
+
+def main() -> None:
+    """Print the table as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", default=(), help="families or configurations")
+    only = parser.parse_args().only
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    print("| family | configuration | heads read: image / text | layers | outputs | gradients | map: cells, tokens |")
+    print("|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for family, configuration, make in (*huggingface_cases(Path(folder)), *openclip_cases(Path(folder))):
+            if only and not {family, configuration} & set(only):
+                continue
+            try:
+                cells = row(*make())
+            except ValueError as error:
+                cells = [f"refused: {error}".split(". Remedy")[0], "", "", "", ""]
+            print("|", " | ".join([family, configuration, *cells]), "|", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+
+from m2ib_lightning.backbones import load_backbone
+from m2ib_lightning.backbones.artefacts import Artefacts, find_artefacts
+from tests.backbones.compare import TEXTS, pictures
+from tests.checkpoints import random_clip
+
+
+def test_a_patch_made_long_is_found_and_only_that_one(tmp_path, monkeypatch):
+    backbone = load_backbone(str(random_clip(tmp_path)))
+    batch = backbone.preprocess(pictures(), TEXTS)
+    hidden = backbone.image.prefix(batch, 1)
+    hidden.states[1, 1 + 4 * 2 + 3] *= 20  # behind CLS: row 2, column 3
+    monkeypatch.setattr(backbone.image, "prefix", lambda *_: hidden)
+    before, found = [report.outlying for report in find_artefacts(backbone, batch, 1, times=10)][:2]
+    assert not before.any() and np.argwhere(found).tolist() == [[2, 3]]
+
+
+def test_filling_leaves_the_map_and_the_other_cells_as_they_are():
+    norms = np.ones((3, 3), dtype=np.float32)
+    outlying = np.zeros((3, 3), dtype=bool)
+    outlying[1, 1] = outlying[0, 1] = True
+    given = np.arange(9, dtype=np.float32).reshape(3, 3)
+    filled = Artefacts(norms, outlying).fill(given)
+    # Around the centre, without itself and the cell above it: 0 2 3 5 6 7 8.
+    assert filled[1, 1] == 5 and given[1, 1] == 4
+    np.testing.assert_array_equal(filled[~outlying], given[~outlying])
+
+
+def test_a_map_of_another_shape_and_a_bad_threshold_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="same picture"):
+        Artefacts(np.ones((2, 2), np.float32), np.zeros((2, 2), bool)).fill(np.ones((2, 3), np.float32))
+    backbone = load_backbone(str(random_clip(tmp_path)))
+    with pytest.raises(ValueError, match="above 1"):
+        find_artefacts(backbone, backbone.preprocess(pictures(), TEXTS), 1, times=1)
