@@ -53,10 +53,12 @@ class NoiseBank:
     Args:
         seed: Of the bank.
         samples: K, noise samples a step.
+        antithetic: Whether the second half of the samples is the first half negated, which cancels the part of the
+            noise's effect that is odd in it.
     """
 
-    def __init__(self, seed: int, samples: int) -> None:
-        self.seed, self.samples = seed, samples
+    def __init__(self, seed: int, samples: int, antithetic: bool = False) -> None:
+        self.seed, self.samples, self.antithetic = seed, samples, antithetic
         self._kept: dict[tuple[int, str, int, int, torch.device], Tensor] = {}
 
     def __call__(self, step: int, modality: Modality, length: int, width: int, device: torch.device) -> Tensor:
@@ -67,7 +69,11 @@ class NoiseBank:
                 self._kept.clear()
             seeds = np.random.SeedSequence((self.seed, step, ("image", "text").index(modality)))
             generator = torch.Generator().manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
-            self._kept[key] = torch.randn(self.samples, length, width, generator=generator).to(device)
+            drawn = (self.samples + 1) // 2 if self.antithetic else self.samples
+            noise = torch.randn(drawn, length, width, generator=generator)
+            if self.antithetic:
+                noise = torch.cat([noise, -noise[: self.samples - drawn]])
+            self._kept[key] = noise.to(device)
         return self._kept[key]
 
 
@@ -117,21 +123,30 @@ class InformationBottleneck(nn.Module):
         """(B, L, D) in [0, 1], the share of the signal that is let through."""
         return torch.sigmoid(self.alpha)
 
+    def keep(self, rows: Tensor) -> None:
+        """Forget all pairs but those of the given indices; `alpha` stays the same parameter."""
+        self.alpha.grad = None
+        self.alpha.data = self.alpha.data[rows]
+        self.x, self.open = self.x[rows], self.open[rows]
+        self.read = None if self.read is None else self.read[rows]
+        self.held = None if self.held is None else self.held[rows]
+
     def capacity(self) -> Tensor:
         """(B, L, D) nats, 0 for tokens that are not masked."""
         return gaussian_capacity(self.x, self.alpha) * self.open[..., None]
 
-    def forward(self, noise: Tensor) -> Tensor:
+    def forward(self, noise: Tensor, lambda_: Tensor | None = None) -> Tensor:
         """Hidden states with noise through the masks.
 
         Args:
             noise: (K, >= L, D), standard normal.
+            lambda_: (B, L, D), the masks if they are at hand.
 
         Returns:
             (K, B, L, D).
         """
         noise = noise[:, None, : self.x.shape[1]]
-        z = self.mean + self.std * torch.lerp(noise, self.x, self.lambda_)
+        z = self.mean + self.std * torch.lerp(noise, self.x, self.lambda_ if lambda_ is None else lambda_)
         if self.held is not None and self.read is not None:
             z[:, torch.arange(z.shape[1], device=z.device), self.read] = self.held
         return z

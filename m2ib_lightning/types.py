@@ -6,6 +6,7 @@ embedding, H W pixels, gh gw cells of the image grid.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from PIL import Image
@@ -60,6 +61,15 @@ class PairBatch(NamedTuple):
     spans: tuple[tuple[tuple[int, int], ...], ...]
     truncated: tuple[bool, ...]
     pairs: tuple[Pair, ...]
+
+    def keep(self, rows: Sequence[int]) -> PairBatch:
+        """Only the pairs of the given indices."""
+        return PairBatch(
+            *(
+                field[list(rows)] if isinstance(field, Tensor) else tuple(field[i] for i in rows if field)
+                for field in self
+            )
+        )
 
 
 class HiddenStates(NamedTuple):

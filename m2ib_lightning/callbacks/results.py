@@ -25,20 +25,24 @@ class ResultWriter(BasePredictionWriter):
     Args:
         folder: `attributions/` and `pictures/` go here.
         pictures: Whether to draw each pair; by default for a fit and not for a prediction.
+        resume: Whether the run goes on from a checkpoint, and may replace what was written when it was interrupted.
 
     Raises:
         ValueError: The folder holds attributions already; said before anything is computed.
     """
 
-    def __init__(self, folder: str | Path, pictures: bool | None = None) -> None:
+    def __init__(self, folder: str | Path, pictures: bool | None = None, resume: bool = False) -> None:
         super().__init__("batch")
-        self.folder, self.pictures = Path(folder), pictures
+        self.folder, self.pictures, self.resume = Path(folder), pictures, resume
         self.store = AttributionStore(self.folder / "attributions")
         self.shown: list[Attribution] = []
         self.drawn = self.written = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse to mix the results of two runs."""
+        """Refuse to mix the results of two runs; those of an interrupted fit make place for its continuation."""
+        if self.resume and {a.stop_reason for a in self.store} <= {"interrupted"}:
+            for part in self.store.parts:
+                part.unlink()
         if self.store.parts:
             raise ValueError(
                 f"Expected no earlier results in {str(self.folder)!r} but there are {len(self.store)}. "
@@ -47,6 +51,20 @@ class ResultWriter(BasePredictionWriter):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results of a fit."""
+        self._write_fit(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write what an interrupted fit has so far, and say how to go on with it."""
+        if not isinstance(exception, KeyboardInterrupt) or not isinstance(pl_module, M2IB):
+            return
+        if pl_module.mask_fits and all(fit.history for fit in pl_module.mask_fits):
+            self._write_fit(pl_module)
+            self._report()
+        last = self.folder / "checkpoints" / "last.ckpt"
+        if last.is_file():
+            print(f"Interrupted. To go on: m2ib fit --config {self.folder / 'config.yaml'} --ckpt_path {last}")
+
+    def _write_fit(self, pl_module: LightningModule) -> None:
         if isinstance(pl_module, M2IB):
             pairs = [pair for fit in pl_module.mask_fits for pair in fit.batch.pairs]
             self._write(pl_module.attributions(), pairs, draw=self.pictures is not False)

