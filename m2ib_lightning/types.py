@@ -7,7 +7,7 @@ embedding, H W pixels, gh gw cells of the image grid.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 from torch import Tensor
@@ -44,10 +44,10 @@ class PairBatch(NamedTuple):
     Attributes:
         pixel_values: (B, 3, H, W) float32, normalised as the model was trained.
         input_ids: (B, L) int64, padded on the right to the longest text of the batch.
-        attention_mask: (B, L) bool, false for padding.
+        attention_mask: (B, L) bool, false for padding that the model does not read.
         views: What the model sees of each image after resizing and cropping, as a box in fractions of the original
             width and height; within 0..1 unless the processor pads.
-        tokens: Of each text, its tokens as text, special tokens by their names, padding left out.
+        tokens: Of each text, its tokens as text, special tokens by their names; padding only where the model reads it.
         spans: Of each token, its (start, end) characters in the text, (0, 0) for special tokens.
         truncated: Whether a text was cut at the model's token limit.
         pairs: What the batch was made from.
@@ -64,12 +64,11 @@ class PairBatch(NamedTuple):
 
     def keep(self, rows: Sequence[int]) -> PairBatch:
         """Only the pairs of the given indices."""
-        return PairBatch(
-            *(
-                field[list(rows)] if isinstance(field, Tensor) else tuple(field[i] for i in rows if field)
-                for field in self
-            )
-        )
+
+        def kept(field: Any) -> Any:
+            return field[list(rows)] if isinstance(field, Tensor) else tuple(field[i] for i in rows if field)
+
+        return self._replace(**{name: kept(field) for name, field in self._asdict().items()})
 
 
 class HiddenStates(NamedTuple):

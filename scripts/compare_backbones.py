@@ -2,7 +2,9 @@
 
 Small random models; open_clip's configurations are added where open_clip is installed. Run from anywhere:
 
-    python scripts/compare_backbones.py [--only NAME ...]
+    python scripts/compare_backbones.py [--only NAME ...] [--full]
+
+`--full` adds released sizes with random weights, which takes some minutes and 4 GB.
 """
 
 from __future__ import annotations
@@ -21,12 +23,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import transformers
+from transformers import CLIPProcessor
 
 from m2ib_lightning import explain
 from m2ib_lightning.backbones import Backbone, load_backbone
+from m2ib_lightning.backbones.load import EMBEDDED
 from m2ib_lightning.methods.calibration import default_layer
 from tests.backbones.compare import TEXTS, compare, library_blocks, library_features, pictures
-from tests.checkpoints import CHECKPOINTS
+from tests.backbones.tokenizers import byte_fallback
+from tests.checkpoints import CHECKPOINTS, clip_pictures, save
 
 Case = tuple[str, str, Any]
 """Family, configuration, and what makes (backbone, features, blocks)."""
@@ -35,9 +40,30 @@ Case = tuple[str, str, Any]
 def huggingface_cases(folder: Path) -> Iterator[Case]:
     """The embedded model, then a small random checkpoint of each family."""
     yield "clip", "embedded", lambda: (load_backbone(), library_features, library_blocks)
-    for family, save in CHECKPOINTS.items():
-        made = lambda save=save, at=folder / family: (load_backbone(str(save(at))), library_features, library_blocks)  # noqa: E731
+    for family, write in CHECKPOINTS.items():
+        made = lambda write=write, at=folder / family: (load_backbone(str(write(at))), library_features, library_blocks)  # noqa: E731
         yield family, "small, random", made
+
+
+def full_size_cases(folder: Path) -> Iterator[Case]:
+    """Released sizes of CLIP and SigLIP with random weights."""
+    large = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+             "patch_size": 14, "image_size": 336}  # fmt: skip
+    clip = transformers.CLIPTokenizer.from_pretrained(EMBEDDED)
+    gemma = byte_fallback(transformers.GemmaTokenizer)
+    for family, name, kind, vision, processor in (
+        ("clip", "ViT-B/32, random", transformers.CLIPModel, {},
+         CLIPProcessor(clip_pictures(224), clip)),
+        ("clip", "ViT-L/14 at 336 pixels, random", transformers.CLIPModel, large,
+         CLIPProcessor(clip_pictures(336), clip)),
+        ("siglip", "B/16, random", transformers.SiglipModel, {},
+         transformers.SiglipProcessor(transformers.SiglipImageProcessorPil(), gemma)),
+    ):  # fmt: skip
+        ids = {"eos_token_id": processor.tokenizer.eos_token_id}
+        config = kind.config_class(vision_config=vision, text_config=ids)
+        at = folder / name.replace("/", "-")
+        made = lambda a=(at, kind, config, processor): (load_backbone(str(save(*a))), library_features, library_blocks)  # noqa: E731
+        yield family, name, made
 
 
 def openclip_cases(folder: Path) -> Iterator[Case]:
@@ -82,7 +108,9 @@ def main() -> None:
     """Print the table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=(), help="families or configurations")
-    only = parser.parse_args().only
+    parser.add_argument("--full", action="store_true", help="released sizes too")
+    arguments = parser.parse_args()
+    only = arguments.only
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.disable(logging.WARNING)
@@ -90,7 +118,9 @@ def main() -> None:
     print("| family | configuration | heads read: image / text | layers | outputs | gradients | map: cells, tokens |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for family, configuration, make in (*huggingface_cases(Path(folder)), *openclip_cases(Path(folder))):
+        at = Path(folder)
+        full = full_size_cases(at) if arguments.full else ()
+        for family, configuration, make in (*huggingface_cases(at), *full, *openclip_cases(at)):
             if only and not {family, configuration} & set(only):
                 continue
             try:

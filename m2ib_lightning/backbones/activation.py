@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 SLOPE = 1.702
@@ -28,13 +28,13 @@ class _QuickGELU(torch.autograd.Function):
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """x sigmoid(1.702 x), of any shape: what CLIP's `QuickGELUActivation` gives, to rounding, and its gradient."""
+    """What CLIP's `QuickGELUActivation` gives, x sigmoid(1.702 x), of any shape; to rounding, its gradient too."""
     found: Tensor = _QuickGELU.apply(x)
     return found
 
 
-def run_mlp(mlp: nn.Module, x: Tensor) -> Tensor:
-    """A two-layer MLP (`fc1`, `activation_fn`, `fc2`) as the library runs it, with the faster QuickGELU if it has one."""
+def run_mlp(mlp: Any, x: Tensor) -> Tensor:
+    """A two-layer MLP (`fc1`, `activation_fn`, `fc2`) as the library runs it, with the faster QuickGELU."""
     if type(getattr(mlp, "activation_fn", None)).__name__ != "QuickGELUActivation":
         return mlp(x)
     return mlp.fc2(quick_gelu(mlp.fc1(x)))

@@ -38,6 +38,8 @@ class OpenClipBackbone(Backbone):
         self.image_size = (size, size) if isinstance(size, int) else (size[0], size[1])
         self.image = image_tower(model.visual, name, self.image_size, self.device)
         text = text_tower(model)
+        if hasattr(tokenizer, "sot_token_id"):
+            text.prefix_tokens = 1  # BOS
         self.text, self.limit = text, min(text.limit, tokenizer.context_length or text.limit)
 
     def preprocess(self, images: Sequence[Image.Image], texts: Sequence[str]) -> PairBatch:

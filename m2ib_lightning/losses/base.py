@@ -19,7 +19,7 @@ class Bottlenecked(NamedTuple):
         capacity: (B, L, D) nats, 0 for tokens that are not masked.
         open: (B, L) bool, the tokens that are masked.
         content: (B, L) bool, the masked tokens that stand for a part of the image or text (no CLS, BOS, EOS).
-        grid: (gh, gw) of the content tokens if they are cells of an image, row by row.
+        grid: (gh, gw) of the content tokens if they are cells of an image, row by row, the same for all pairs.
         embedding: (K, B, E) embeddings of the K noisy samples.
         clean: (B, E) clean embedding of the same modality.
         other: (B, E) clean embedding of the other modality.

@@ -86,6 +86,7 @@ class MaskFit(nn.Module):
         self.setting, self.batch = setting, batch
         self.hidden: dict[Modality, HiddenStates] = {}
         self.clean: dict[Modality, Tensor] = {}
+        self.grids: dict[Modality, list[tuple[int, int]] | None] = {}
         self.history: list[dict[str, Tensor]] = []
         with torch.no_grad():
             for modality in ("image", "text"):
@@ -100,7 +101,7 @@ class MaskFit(nn.Module):
         tower = self.setting.backbone.tower(modality)
         layer = self.setting.towers[modality].layer if modality in self.setting.towers else "embeddings"
         hidden = tower.prefix(self.batch, layer)
-        self.hidden[modality] = hidden
+        self.hidden[modality], self.grids[modality] = hidden, tower.grids(self.batch)
         self.clean[modality] = tower.suffix(hidden.states[None], hidden, layer)[0].float()
 
     def _new_bottleneck(self, modality: Modality, tower: TowerSetting) -> InformationBottleneck:
@@ -120,7 +121,7 @@ class MaskFit(nn.Module):
         return F.cosine_similarity(self.clean["image"], self.clean["text"])
 
     def forward(self, step: int) -> dict[str, Tensor]:
-        """One step: values per pair, (B,) each, "loss/total" with its gradient and each term unweighted, "image/<term>".
+        """One step: values per pair, (B,) each: "loss/total" with its gradient, each term unweighted as "image/<term>".
 
         They are kept, detached, in `history`. A pair that has stopped, or stops here because its loss is not finite,
         repeats its last values.
@@ -205,7 +206,7 @@ class MaskFit(nn.Module):
         """One tower read through its bottleneck."""
         tower, hidden, bottleneck = self.setting.backbone.tower(modality), self.hidden[modality], masks.bottleneck
         noise = self.setting.noise(step, modality, tower.length, tower.width, masks.alpha.device)[part]
-        z = bottleneck(noise, masks.lambda_)
+        z, grids = bottleneck(noise, masks.lambda_), self.grids[modality]
         return Bottlenecked(
             modality=modality,
             alpha=masks.alpha,
@@ -213,7 +214,7 @@ class MaskFit(nn.Module):
             capacity=masks.capacity,
             open=bottleneck.open,
             content=bottleneck.open & ~hidden.special,
-            grid=tower.grid(self.batch),
+            grid=grids[0] if grids and len(set(grids)) == 1 else None,
             embedding=self.setting.suffix[modality](z, hidden, self.setting.towers[modality].layer).float(),
             clean=self.clean[modality],
             other=self.clean["text" if modality == "image" else "image"],
@@ -238,11 +239,11 @@ class MaskFit(nn.Module):
     @torch.no_grad()
     def image_maps(self) -> list[Tensor] | None:
         """Per pair (gh, gw) nats, the capacity of each patch summed over channels, or None if not explained."""
-        grid = self.setting.towers.get("image") and self.setting.backbone.image.grid(self.batch)
-        if not grid:
+        grids = self.grids["image"]
+        if grids is None or "image" not in self.setting.towers:
             return None
         content, capacity = ~self.hidden["image"].special, self.bottleneck("image").capacity().sum(-1)
-        return [row[keep].reshape(grid) for row, keep in zip(capacity, content, strict=True)]
+        return [row[keep].reshape(grid) for row, keep, grid in zip(capacity, content, grids, strict=True)]
 
     @torch.no_grad()
     def text_maps(self) -> list[Tensor] | None:
@@ -253,8 +254,11 @@ class MaskFit(nn.Module):
         """Go on with the running pairs alone; the optimiser's state goes with them."""
         rows = self.stopping.running.nonzero()[:, 0]
         for modality, hidden in self.hidden.items():
-            self.hidden[modality] = HiddenStates(*(None if field is None else field[rows] for field in hidden))
+            kept: Any = {name: None if field is None else field[rows] for name, field in hidden._asdict().items()}
+            self.hidden[modality] = hidden._replace(**kept)
             self.clean[modality] = self.clean[modality][rows]
+            grids = self.grids[modality]
+            self.grids[modality] = None if grids is None else [grids[row] for row in rows.tolist()]
         for modality in self.setting.towers:
             alpha = self.bottleneck(modality).alpha
             for name, value in optimizer.state[alpha].items():

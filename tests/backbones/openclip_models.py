@@ -63,7 +63,10 @@ def small_texts(folder: Path) -> Path:
     transformers.MT5Config(d_model=32, d_ff=48, num_layers=2, num_heads=4).save_pretrained(folder / "mt5")
     transformers.M2M100Config(d_model=32, encoder_layers=2, decoder_layers=2).save_pretrained(folder / "nllb")
     tokenizer.save_pretrained(folder / "roberta")
-    wordpiece().save_pretrained(folder / "bert")
+    words = wordpiece()
+    ids = {"pad_token_id": words.pad_token_id, "vocab_size": len(words)}
+    transformers.BertConfig(**block, **ids, max_position_embeddings=80).save_pretrained(folder / "bert")
+    words.save_pretrained(folder / "bert")
     return folder
 
 

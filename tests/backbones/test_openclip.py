@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from m2ib_lightning import explain
 from m2ib_lightning.backbones import load_backbone
@@ -12,6 +13,7 @@ from m2ib_lightning.backbones.openclip import OpenClipBackbone
 from m2ib_lightning.methods.calibration import default_layer
 from tests.backbones.compare import TEXTS, compare, pictures
 from tests.backbones.openclip_models import openclip_blocks, openclip_features, small_config, small_model, small_texts
+from tests.backbones.tokenizers import wordpiece
 
 try:
     import open_clip
@@ -69,8 +71,6 @@ def test_models_of_other_kinds_are_refused_by_their_class(name, texts):
 
 
 def test_a_local_folder_and_a_local_file_are_read_by_name(texts, tmp_path):
-    from safetensors.torch import save_file
-
     config = small_config("ViT-B-32", texts)
     torch.manual_seed(0)
     model = open_clip.CLIP(**config)
@@ -85,6 +85,29 @@ def test_a_local_folder_and_a_local_file_are_read_by_name(texts, tmp_path):
     batch = wide.preprocess(pictures(), TEXTS)
     assert batch.pixel_values.shape[-2:] == (128, 256) and wide.image.grid(batch) == (4, 8)
     assert wide.image.length == 33
+
+
+def test_a_model_made_like_biomedclip_is_read_from_a_folder(texts, tmp_path):
+    """A vision transformer of timm, and a BERT of Hugging Face whose CLS goes through an MLP."""
+    config = {
+        "embed_dim": 64,
+        "vision_cfg": {"timm_model_name": "vit_tiny_patch16_224", "timm_model_pretrained": False, "timm_pool": "",
+                       "timm_proj": "linear", "image_size": 224},
+        "text_cfg": {"hf_model_name": str(texts / "bert"), "hf_tokenizer_name": str(texts / "bert"),
+                     "hf_model_pretrained": False, "hf_proj_type": "mlp",
+                     "hf_pooler_type": "cls_last_hidden_state_pooler", "context_length": 64},
+    }  # fmt: skip
+    torch.manual_seed(0)
+    save_file(open_clip.CustomTextCLIP(**config).state_dict(), tmp_path / "open_clip_model.safetensors")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    wordpiece().save_pretrained(tmp_path)
+    backbone = load_backbone(f"open_clip:local-dir:{tmp_path}")
+    assert (backbone.image.reads, backbone.text.reads) == ("CLS", "CLS")
+    batch = backbone.preprocess(pictures(), TEXTS)
+    assert batch.tokens[1][-4:] == ("um", "bre", "lla", "[SEP]")
+    for modality in ("image", "text"):
+        compared = compare(backbone, modality, 1, features=openclip_features, blocks=openclip_blocks)
+        assert compared.error("embedding") < 1e-5 and compared.error("gradient") < 1e-4
 
 
 def test_an_unknown_model_is_named():

@@ -1,0 +1,92 @@
+"""LeGrad: gradients of each block's attention (Bousselham et al., LeGrad, ICCV 2025; arXiv 2404.03214)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from m2ib_lightning.backbones import Backbone
+from m2ib_lightning.backbones.transformer import TransformerTower
+from m2ib_lightning.methods.attention import AttentionRecord
+from m2ib_lightning.methods.base import MODALITIES
+from m2ib_lightning.methods.baseline import Baseline
+from m2ib_lightning.methods.objective import Objective
+from m2ib_lightning.types import Modality
+
+
+class LeGrad(Baseline):
+    """Sum over blocks of the mean, over heads and queries, of max(0, d s_l / d A_l).
+
+    s_l is the cosine of the other modality with the mean of all tokens behind block l, sent through the tower's last
+    norm and projection; a head that pools all tokens itself is given them all.
+
+    Args:
+        backbone: "embedded", a folder with a checkpoint, a Hugging Face hub name, or a loaded backbone.
+        modalities: What to explain: "image", "text" or both.
+        first_block: Blocks before this one are passed over; negative counts from the end. The released code has -2,
+            the paper all.
+        seed: Not used.
+    """
+
+    unit = "cos"
+
+    def __init__(
+        self,
+        backbone: str | Backbone = "embedded",
+        modalities: Sequence[Modality] = MODALITIES,
+        first_block: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(backbone, modalities, seed)
+        self.first_block = first_block
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The method's own arguments."""
+        return {"first_block": self.first_block}
+
+    def relevance(self, objective: Objective) -> Tensor:
+        """Positive gradients of attention, block by block."""
+        scores, weights = block_scores(objective)
+        shown = objective.hidden.valid[..., None]
+        total = torch.zeros(objective.content.shape, device=objective.clean.device)
+        blocks = range(len(scores))[self.first_block :]
+        for block in blocks:
+            score = scores[block]
+            (gradient,) = torch.autograd.grad(score.sum(), weights[block], retain_graph=block != blocks[-1])
+            # Padding behind a text is no query: its rows must not count in the mean.
+            rows = gradient.clamp(min=0).mean(1) * shown
+            total = total + rows.sum(1) / shown.sum(1)
+        return objective.token_map(total)
+
+
+def block_scores(objective: Objective) -> tuple[list[Tensor], list[Tensor]]:
+    """Behind each block, s_l (B,) and the block's attention weights (B, heads, L, L), all tokens as queries.
+
+    Raises:
+        ValueError: The tower is no stack of transformer blocks that attend once each.
+    """
+    tower, hidden = objective.tower, objective.hidden
+    if not isinstance(tower, TransformerTower):
+        raise ValueError(
+            f"Expected a transformer as {objective.modality} tower for LeGrad but got {type(tower).__name__}. "
+            "Remedy: choose a method that does not look at attention."
+        )
+    mask, shown = tower.mask(hidden.valid), hidden.valid[..., None]
+    states, scores, weights = hidden.states, [], []
+    for block in tower.blocks:
+        with AttentionRecord() as record:
+            states = block(states, states, mask, tower.causal)
+        weights += [call.weights for call in record.calls]
+        pooled = states if hidden.read is None else (states * shown).sum(1) / shown.sum(1)
+        scores.append(F.cosine_similarity(tower.head(pooled, hidden.valid).float(), objective.target))
+    if len(weights) != len(scores):
+        raise ValueError(
+            f"Expected one attention in each of {len(scores)} blocks but saw {len(weights)}. "
+            "Remedy: choose a method that does not look at attention."
+        )
+    return scores, weights
