@@ -76,17 +76,10 @@ class Attribution:
             ValueError: The image was not explained, or the size is not positive.
         """
         values = self._explained("image_map").clip(min=0)
-        height, width = size
         if min(size) < 1:
             raise ValueError(f"Expected a size of at least 1 x 1 pixels but got {size}. Remedy: (height, width).")
         top = float(values.max())
-        grid = Image.fromarray(values / top if top > 0 else values)
-        left, upper, right, lower = self.view
-        box = (round(left * width), round(upper * height), round(right * width), round(lower * height))
-        seen = (max(1, box[2] - box[0]), max(1, box[3] - box[1]))
-        whole = Image.new("F", (width, height), 0.0)
-        whole.paste(grid.resize(seen, Image.Resampling.BILINEAR), box[:2])
-        return np.asarray(whole, dtype=np.float32).clip(0, 1)
+        return spread((values / (top if top > 0 else 1)).astype(np.float32), self.view, size)
 
     def overlay(self, image: Image.Image, opacity: float = 0.9) -> Image.Image:
         """The picture, dimmed, with its heat map over it; RGB and of the same size.
@@ -169,6 +162,23 @@ class Attribution:
                 f"Remedy: name {modality!r} in `modalities`."
             )
         return values
+
+
+def spread(values: NDArray[np.float32], view: Box, size: tuple[int, int]) -> NDArray[np.float32]:
+    """(H, W) float32 in [0, 1]: the cells of a map interpolated bilinearly over what the model saw, 0 elsewhere.
+
+    Args:
+        values: (gh, gw) in [0, 1].
+        view: What the model saw, as a box in fractions of the picture.
+        size: (height, width) in pixels.
+    """
+    height, width = size
+    left, upper, right, lower = view
+    box = (round(left * width), round(upper * height), round(right * width), round(lower * height))
+    seen = (max(1, box[2] - box[0]), max(1, box[3] - box[1]))
+    whole = Image.new("F", (width, height), 0.0)
+    whole.paste(Image.fromarray(values).resize(seen, Image.Resampling.BILINEAR), box[:2])
+    return np.asarray(whole, dtype=np.float32).clip(0, 1)
 
 
 def _joined(neighbours: str) -> bool:

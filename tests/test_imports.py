@@ -13,7 +13,7 @@ LAYERS = [
     {"attribution", "prior", "losses", "metrics", "backbones"},
     {"bottleneck"},
     {"store", "data", "methods"},
-    {"api", "callbacks", "report"},
+    {"api", "callbacks", "report", "evaluation"},
     {"cli"},
 ]
 """From the bottom up: a piece imports from its own line or from a lower one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -89,6 +90,12 @@ class AttributionMethod(pl.LightningModule):
     def predict_step(self, batch: Sequence[Pair], batch_idx: int) -> list[Attribution]:
         """Explain the pairs of a batch as they come from a `PairDataModule`."""
         return self.attribute(self.prepare().preprocess_pairs(batch))
+
+    def test_step(self, batch: Sequence[Pair], batch_idx: int) -> dict[str, Any]:
+        """Explain the pairs of a batch for whoever scores them: "attributions", and "seconds" for all of them."""
+        start = time.perf_counter()
+        attributions = self.predict_step(batch, batch_idx)
+        return {"attributions": attributions, "seconds": time.perf_counter() - start}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the backbone out."""

@@ -157,6 +157,15 @@ def drawable(text: str) -> str:
     return "".join(c if ord(c) in known else "□" for c in " ".join(text.split()))
 
 
+def font_file(text: str, weight: str = "normal") -> str:
+    """The file of the first installed font that has every character of a text, or of the first of all."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    files = [findfont(FontProperties(family=name, weight=weight)) for name in _families()]
+    wanted = {ord(c) for c in drawable(text)}
+    return next((file for file in files if wanted <= get_font(file).get_charmap().keys()), files[0])
+
+
 @lru_cache(maxsize=1)
 def _families() -> tuple[str, ...]:
     from matplotlib.font_manager import fontManager

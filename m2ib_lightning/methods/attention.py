@@ -1,0 +1,103 @@
+"""Attention weights of a model while it runs, for methods that explain by attention.
+
+Nothing is registered on the model: for as long as the record is open, `scaled_dot_product_attention` computes the same
+result through explicit weights, which are kept in the graph. Any model whose blocks call that function can be read.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from m2ib_lightning.methods.objective import Objective
+
+
+class Attended(NamedTuple):
+    """One call of attention: Q queries over L tokens, in heads of width d.
+
+    Attributes:
+        query: (B, heads, Q, d); Q is L, or 1 where a block computes the token that the head reads and no other.
+        key: (B, heads, L, d).
+        value: (B, heads, L, d).
+        weights: (B, heads, Q, L), rows sum to 1.
+        output: (B, heads, Q, d), weights @ value.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    weights: Tensor
+    output: Tensor
+
+
+class AttentionRecord(TorchFunctionMode):
+    """Keeps every call of `scaled_dot_product_attention` while it is open, in `calls`, with a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Attended] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        self.calls.append(attended(*args, **(kwargs or {})))
+        return self.calls[-1].output
+
+
+def attended(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Attended:
+    """`scaled_dot_product_attention` with its weights, which require a gradient where gradients are on.
+
+    Raises:
+        ValueError: Dropout or grouped queries are asked for.
+    """
+    if dropout_p or enable_gqa:
+        raise ValueError("Expected attention without dropout and grouped queries. Remedy: choose another method.")
+    logits = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
+    if attn_mask is not None:
+        logits = logits.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else logits + attn_mask
+    weights = logits.softmax(-1)
+    if torch.is_grad_enabled() and not weights.requires_grad:
+        weights.requires_grad_()
+    return Attended(query, key, value, weights, weights @ value)
+
+
+def attention_of(objective: Objective) -> tuple[Tensor, list[Attended]]:
+    """The cosine similarities (B,) of the clean pairs and what each block of the tower attended to, in order.
+
+    Raises:
+        ValueError: The tower has no read-out token, or does not attend once in each block.
+    """
+    with AttentionRecord() as record:
+        score = objective.of_states(objective.hidden.states[None], objective.hidden, "embeddings")[0]
+    if objective.hidden.read is None or len(record.calls) != objective.tower.depth:
+        raise ValueError(
+            f"Expected a {objective.modality} tower that attends once in each of its {objective.tower.depth} blocks "
+            f"and whose head reads one token, but it attended {len(record.calls)} times. "
+            "Remedy: choose a method that does not look at attention."
+        )
+    return score, record.calls
+
+
+def read_rows(rows: Tensor, objective: Objective) -> Tensor:
+    """Of (B, ..., Q, X), the row of the token that the head reads, (B, ..., X)."""
+    if rows.shape[-2] == 1:
+        return rows.squeeze(-2)
+    assert objective.hidden.read is not None
+    index = objective.hidden.read.view(-1, *[1] * (rows.ndim - 1))
+    return rows.take_along_dim(index, dim=-2).squeeze(-2)

@@ -1,0 +1,35 @@
+"""Attention rollout (Abnar and Zuidema, Quantifying Attention Flow in Transformers, ACL 2020)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from m2ib_lightning.methods.attention import attention_of, read_rows
+from m2ib_lightning.methods.baseline import Baseline
+from m2ib_lightning.methods.objective import Objective
+
+
+class AttentionRollout(Baseline):
+    """The product over blocks of (A + I) / 2, A the mean over heads; the read-out token's row.
+
+    It does not depend on the other modality: a text cannot change the map of its image.
+
+    Args:
+        backbone: "embedded", a folder with a checkpoint, a Hugging Face hub name, or a loaded backbone.
+        modalities: What to explain: "image", "text" or both.
+        seed: Not used.
+    """
+
+    unit = "share"
+
+    def relevance(self, objective: Objective) -> Tensor:
+        """The read-out token's row of the product."""
+        with torch.no_grad():
+            _, calls = attention_of(objective)
+        batch, length = objective.content.shape
+        rows = torch.eye(length, device=objective.clean.device).expand(batch, -1, -1)
+        for call in calls:
+            flow = call.weights.mean(1) @ rows
+            rows = ((read_rows(rows, objective)[:, None] if flow.shape[1] == 1 else rows) + flow) / 2
+        return objective.token_map(read_rows(rows, objective))

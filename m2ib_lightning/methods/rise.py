@@ -1,0 +1,93 @@
+"""RISE: random masks weighed by the similarity that they leave (Petsiuk, Das, Saenko, BMVC 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from m2ib_lightning.backbones import Backbone
+from m2ib_lightning.methods.base import MODALITIES
+from m2ib_lightning.methods.baseline import Baseline, check_at_least
+from m2ib_lightning.methods.objective import Objective
+from m2ib_lightning.types import Modality
+
+AT_ONCE = 64
+"""Masks that are made at once; each is as large as the image."""
+
+
+class RISE(Baseline):
+    """1 / (N p) sum over k of cos(x * m_k) m_k, with N random masks that all pairs share.
+
+    An image's masks are coarse grids of 0 and 1 (1 with probability p), enlarged bilinearly and shifted by less than a
+    cell; a text's keep each content token with probability p.
+
+    Args:
+        backbone: "embedded", a folder with a checkpoint, a Hugging Face hub name, or a loaded backbone.
+        modalities: What to explain: "image", "text" or both.
+        samples: N, >= 1. The paper has 4000 for VGG and 8000 for ResNet.
+        cells: Of the coarse grid, per side.
+        keep: p, in 0..1.
+        seed: Of the masks.
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+
+    unit = "cos"
+
+    def __init__(
+        self,
+        backbone: str | Backbone = "embedded",
+        modalities: Sequence[Modality] = MODALITIES,
+        samples: int = 4000,
+        cells: int = 7,
+        keep: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(backbone, modalities, seed)
+        check_at_least("samples", samples, 1)
+        check_at_least("cells", cells, 1)
+        if not 0 < keep < 1:
+            raise ValueError(f"Expected `keep` to be between 0 and 1 but got {keep}. Remedy: the paper's is 0.5.")
+        self.samples, self.cells, self.keep = samples, cells, keep
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The method's own arguments."""
+        return {"samples": self.samples, "cells": self.cells, "keep": self.keep}
+
+    def relevance(self, objective: Objective) -> Tensor:
+        """Weighted mean of the masks, averaged over the pixels of a patch."""
+        generator = torch.Generator().manual_seed(self.seed)
+        total = torch.zeros((), device=objective.inputs.device)
+        for start in range(0, self.samples, AT_ONCE):
+            masks = self.masks(objective, min(AT_ONCE, self.samples - start), generator)
+            scores = objective.masked(masks[:, None])
+            weighted = torch.einsum("kb,k...->b...", scores, masks)
+            total = total + (F.adaptive_avg_pool2d(weighted, objective.grid) if objective.grid else weighted)
+        values = total / (self.samples * self.keep)
+        return values if objective.grid else values * objective.content
+
+    def masks(self, objective: Objective, count: int, generator: torch.Generator) -> Tensor:
+        """The next masks, (count, H, W) or (count, L)."""
+        device = objective.inputs.device
+        if objective.grid:
+            height, width = objective.inputs.shape[-2:]
+            return coarse_masks(count, (height, width), self.cells, self.keep, generator).to(device)
+        # As many numbers as the longest text takes: a text's masks must not depend on the batch's longest.
+        drawn = torch.rand(count, objective.tower.length, generator=generator) < self.keep
+        return drawn[:, : objective.inputs.shape[1]].float().to(device)
+
+
+def coarse_masks(count: int, size: tuple[int, int], cells: int, keep: float, generator: torch.Generator) -> Tensor:
+    """(count, H, W) in [0, 1]: coarse 0/1 grids, enlarged by one cell more than needed and cropped at random."""
+    height, width = size
+    step = (-(-height // cells), -(-width // cells))
+    grid = (torch.rand(count, 1, cells, cells, generator=generator) < keep).float()
+    shifts = torch.stack([torch.randint(s, (count,), generator=generator) for s in step], 1).tolist()
+    large = F.interpolate(grid, ((cells + 1) * step[0], (cells + 1) * step[1]), mode="bilinear", align_corners=False)
+    return torch.stack([m[0, y : y + height, x : x + width] for m, (y, x) in zip(large, shifts, strict=True)])

@@ -1,0 +1,144 @@
+"""The contract of a metric: a pure function that gives one value per pair, and a class that only holds the values.
+
+A metric receives scores and maps, never a model. Of a pair for which it says nothing (no truth, for example) the value
+is nan: the pair is left out of the mean, and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from m2ib_lightning.types import Modality
+
+
+class Evidence(Protocol):
+    """What is known of one explained pair. Each is made when a metric asks for it, and then kept.
+
+    None stands for what the pair does not have: a modality that was not explained, a truth that nobody gave.
+    """
+
+    def saliency(self, modality: Modality) -> Tensor | None:
+        """The raw map: (H, W) of the image at the size of its truth, (L,) of the text."""
+
+    def heatmap(self) -> Tensor | None:
+        """(H, W) in [0, 1], the image map with negative values at 0 and the largest at 1."""
+
+    def truth(self, modality: Modality) -> Tensor | None:
+        """Bool, (H, W) or (L,): what should be found."""
+
+    def content(self) -> Tensor:
+        """(L,) bool, the text's tokens without special ones."""
+
+    def score(self) -> Tensor | None:
+        """() cosine similarity of the clean pair."""
+
+    def masked_score(self, modality: Modality) -> Tensor | None:
+        """() cosine similarity with one input multiplied by its map in [0, 1]."""
+
+    def curve(self, modality: Modality, kind: str) -> Tensor | None:
+        """(S + 1,) cosine similarities along an "insertion" or a "deletion"."""
+
+    def other_map(self, modality: Modality, kind: str) -> tuple[Tensor, Tensor] | None:
+        """(map, map of the same pair under a change), (N,) each: kind "randomised" (weights) or "nonsense" (text)."""
+
+    def perturbed(self, modality: Modality) -> tuple[Tensor, Tensor] | None:
+        """(map, maps of slightly different inputs), (N,) and (K, N)."""
+
+    def fidelity(self, modality: Modality) -> tuple[Tensor, Tensor] | None:
+        """(changes that the map predicts, changes of the score), (K,) each, under perturbations of the input."""
+
+
+class PairMetric(Metric):
+    """Holds one value per pair; `compute` is their mean, nan where there is none.
+
+    A further metric is one class in one file that names a pure function and says what of a pair the function takes.
+
+    Args:
+        modality: Whose map is scored, where the metric is for both.
+
+    Attributes:
+        function: The pure function: tensors to one value per pair, nan for a pair to leave out.
+        unit: Of the value.
+        bounds: The smallest and the largest value possible.
+        higher_is_better: The direction.
+    """
+
+    function: ClassVar[Callable[..., Tensor]]
+    unit: ClassVar[str] = ""
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    higher_is_better = True
+    full_state_update = False
+    modality: Modality = "image"
+    per_pair: list[Tensor]
+
+    def __init__(self, modality: Modality | None = None) -> None:
+        super().__init__()
+        self.modality = modality or type(self).modality
+        self.add_state("per_pair", default=[], dist_reduce_fx="cat")
+
+    @property
+    def name(self) -> str:
+        """How it is listed: "image/PointingGame"."""
+        return f"{self.modality}/{type(self).__name__}"
+
+    def inputs(self, evidence: Evidence) -> tuple[Tensor, ...] | None:
+        """What the function takes of a pair, or None if the pair does not have it."""
+        raise NotImplementedError
+
+    def values_of(self, *inputs: Tensor) -> Tensor:
+        """The function's value for each pair."""
+        return type(self).function(*inputs)
+
+    def update(self, *inputs: Tensor) -> None:
+        """Keep the values of one or several pairs."""
+        self.per_pair.append(self.values_of(*inputs).detach().reshape(-1).float())
+
+    @torch.no_grad()
+    def observe(self, evidence: Evidence) -> float:
+        """Keep and return the value of a pair, nan if it lacks what the metric needs."""
+        inputs = self.inputs(evidence)
+        if inputs is None:
+            self.per_pair.append(torch.full((1,), float("nan")))
+        else:
+            self.update(*inputs)
+        return float(self.per_pair[-1][0])
+
+    @property
+    def values(self) -> Tensor:
+        """(pairs,) every value kept, nan for pairs left out."""
+        kept = self.per_pair
+        return torch.cat(list(kept)) if isinstance(kept, list) and kept else torch.as_tensor(kept).reshape(-1).float()
+
+    @property
+    def left_out(self) -> int:
+        """Pairs without a value."""
+        return int(self.values.isnan().sum())
+
+    def compute(self) -> Tensor:
+        """Mean over the pairs that have a value."""
+        return self.values.nanmean()
+
+
+def check_map(saliency: Tensor, truth: Tensor | None = None) -> None:
+    """Refuse a map that is not finite or not of the truth's shape.
+
+    Raises:
+        ValueError: It is one of these.
+    """
+    if not torch.isfinite(saliency).all():
+        raise ValueError("Expected a finite map but it holds nan or inf. Remedy: look for the pair that gave it.")
+    if truth is not None and saliency.shape != truth.shape:
+        raise ValueError(
+            f"Expected map and truth of one shape but got {tuple(saliency.shape)} and {tuple(truth.shape)}. "
+            "Remedy: bring the map to the size of the truth."
+        )
+
+
+def left_out(values: Tensor, without: Tensor) -> Tensor:
+    """The values, nan for the pairs `without` what it takes."""
+    return values.masked_fill(without, float("nan"))

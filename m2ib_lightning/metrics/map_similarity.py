@@ -1,0 +1,64 @@
+"""Sanity checks that compare a map with the map of a changed model or a changed text; a map must not stay the same.
+
+Randomised weights after Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018; the nonsense prompt is asked for
+by users of medical images.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from m2ib_lightning.metrics.base import Evidence, PairMetric, check_map, left_out
+
+
+def spearman(first: Tensor, second: Tensor) -> Tensor:
+    """Spearman's rank correlation, the Pearson correlation of average ranks.
+
+    Args:
+        first: (..., N).
+        second: (..., N).
+
+    Returns:
+        (...) in -1..1, nan where a map is constant.
+
+    >>> spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 4.0, 9.0]))
+    tensor(1.)
+    """
+    check_map(first)
+    check_map(second, first)
+    a, b = (_ranks(x) - (x.shape[-1] - 1) / 2 for x in (first, second))
+    norms = a.norm(dim=-1) * b.norm(dim=-1)
+    return left_out(((a * b).sum(-1) / norms.clamp(min=1e-12)).float(), norms == 0)
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Average ranks from 0: how many are smaller, and half of the others that are equal. Memory N, not N x N."""
+    order = values.sort(-1).values.contiguous()
+    values = values.contiguous()
+    smaller = torch.searchsorted(order, values, side="left")
+    not_larger = torch.searchsorted(order, values, side="right")
+    return (smaller + not_larger - 1).double() / 2
+
+
+class _MapSimilarity(PairMetric):
+    function = spearman
+    bounds = (-1.0, 1.0)
+    higher_is_better = False
+    kind: str
+
+    def inputs(self, evidence: Evidence) -> tuple[Tensor, ...] | None:
+        """The map and the map under the change."""
+        return evidence.other_map(self.modality, self.kind)
+
+
+class RandomisationSimilarity(_MapSimilarity):
+    """Spearman correlation of the map with that of the model with randomised weights; lower is better."""
+
+    kind = "randomised"
+
+
+class NonsensePrompt(_MapSimilarity):
+    """Spearman correlation of the image maps for the caption and for an unrelated one; lower is better."""
+
+    kind = "nonsense"

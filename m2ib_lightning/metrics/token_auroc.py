@@ -1,0 +1,46 @@
+"""How well the text map ranks the true tokens above the others."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from m2ib_lightning.metrics.base import Evidence, PairMetric, check_map, left_out
+
+
+def token_auroc(saliency: Tensor, truth: Tensor, content: Tensor) -> Tensor:
+    """Probability that a true token has a higher value than another one, ties half; higher is better.
+
+    The area under the ROC curve, as the Mann-Whitney statistic, over content tokens.
+
+    Args:
+        saliency: (..., L).
+        truth: (..., L) bool.
+        content: (..., L) bool, false for special tokens, which are left out.
+
+    Returns:
+        (...) in 0..1, 1/2 for a constant map, nan where all tokens or none are true.
+
+    >>> import torch
+    >>> truth, content = torch.tensor([False, False, True]), torch.tensor([False, True, True])
+    >>> token_auroc(torch.tensor([9.0, 1.0, 2.0]), truth, content)
+    tensor(1.)
+    """
+    check_map(saliency, truth)
+    positive, negative = truth & content, ~truth & content
+    pairs = positive[..., :, None] & negative[..., None, :]
+    a, b = saliency[..., :, None], saliency[..., None, :]
+    wins = (((a > b).float() + 0.5 * (a == b)) * pairs).sum((-2, -1))
+    count = pairs.sum((-2, -1))
+    return left_out(wins / count.clamp(min=1), count == 0)
+
+
+class TokenAUROC(PairMetric):
+    """Area under the ROC curve of the text map for the true tokens; higher is better."""
+
+    function = token_auroc
+    modality = "text"
+
+    def inputs(self, evidence: Evidence) -> tuple[Tensor, ...] | None:
+        """Map and truth of the text, and which tokens are content."""
+        saliency, truth = evidence.saliency("text"), evidence.truth("text")
+        return None if saliency is None or truth is None else (saliency, truth, evidence.content())

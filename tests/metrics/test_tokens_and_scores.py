@@ -1,0 +1,144 @@
+"""Metrics of tokens, scores and pairs of maps, against scikit-learn, scipy, Captum and hand-computed values."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from sklearn.metrics import auc, roc_auc_score
+
+from m2ib_lightning import metrics
+from m2ib_lightning.metrics import (
+    area_under_curve,
+    confidence_drop,
+    confidence_increase,
+    infidelity,
+    max_sensitivity,
+    spearman,
+    token_auroc,
+    token_mass_accuracy,
+)
+
+CONTENT = torch.tensor([False, True, True, True, True, False])
+NAMED = torch.tensor([False, False, True, True, False, False])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_token_auroc_is_that_of_scikit_learn_ties_included(seed):
+    rng = np.random.default_rng(seed)
+    values, truth = rng.integers(0, 5, 12) / 4, rng.random(12) > 0.6
+    truth[:2] = True, False
+    content = rng.random(12) > 0.2
+    content[:2] = True
+    ours = token_auroc(*(torch.from_numpy(x) for x in (values, truth, content)))
+    assert float(ours) == pytest.approx(roc_auc_score(truth[content], values[content]), abs=1e-6)
+
+
+def test_tokens_of_known_maps():
+    for function, constant in ((token_auroc, 0.5), (token_mass_accuracy, 0.5)):
+        assert function(NAMED.float(), NAMED, CONTENT) == 1
+        assert function(1.0 - NAMED.float(), NAMED, CONTENT) == 0
+        assert function(torch.ones(6), NAMED, CONTENT) == constant
+        with pytest.raises(ValueError, match="finite map"):
+            function(torch.full((6,), math.nan), NAMED, CONTENT)
+        assert function(torch.ones(6), torch.zeros(6, dtype=torch.bool), CONTENT).isnan()
+    assert token_auroc(torch.ones(6), torch.ones(6, dtype=torch.bool), CONTENT).isnan()
+    assert token_mass_accuracy(torch.ones(6), torch.ones(6, dtype=torch.bool), CONTENT) == 1
+
+
+def test_special_tokens_do_not_count():
+    high = torch.tensor([100.0, 1.0, 2.0, 3.0, 0.0, 100.0])
+    assert token_auroc(high, NAMED, CONTENT) == 1
+    assert float(token_mass_accuracy(high, NAMED, CONTENT)) == pytest.approx(5 / 6)
+
+
+def test_negative_values_have_no_mass():
+    values = torch.tensor([0.0, -5.0, 1.0, 1.0, 2.0, 0.0])
+    assert float(token_mass_accuracy(values, NAMED, CONTENT)) == pytest.approx(0.5)
+
+
+def test_confidence_of_known_scores():
+    original, explained = torch.tensor([0.5, 0.25, 0.5]), torch.tensor([0.25, 0.5, 0.5])
+    torch.testing.assert_close(confidence_drop(original, explained), torch.tensor([25.0, 0, 0]))
+    torch.testing.assert_close(confidence_increase(original, explained), torch.tensor([0.0, 100, 0]))
+    metric = metrics.ConfidenceDrop("text")
+    metric.update(original, explained)
+    assert float(metric.compute()) == pytest.approx(25 / 3)
+    assert metric.name == "text/ConfidenceDrop" and metric.higher_is_better is False
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 30])
+def test_areas_are_those_of_scikit_learn(steps):
+    curves = torch.rand(4, steps + 1, generator=torch.Generator().manual_seed(steps))
+    expected = [auc(np.linspace(0, 1, steps + 1), c) for c in curves.double().numpy()]
+    torch.testing.assert_close(area_under_curve(curves), torch.tensor(expected, dtype=torch.float32))
+    with pytest.raises(ValueError, match="two or more"):
+        area_under_curve(torch.zeros(1))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_spearman_is_that_of_scipy_ties_included(seed):
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(0, 6, (2, 30)).astype(float)
+    ours = spearman(torch.from_numpy(a), torch.from_numpy(b))
+    assert float(ours) == pytest.approx(spearmanr(a, b).statistic, abs=1e-6)
+
+
+def test_spearman_of_known_maps():
+    a = torch.arange(9.0)
+    assert float(spearman(a, a.exp())) == pytest.approx(1)
+    assert float(spearman(a, -a)) == pytest.approx(-1)
+    assert spearman(a, torch.ones(9)).isnan()
+    metric = metrics.RandomisationSimilarity("text")
+    metric.update(a, torch.ones(9))
+    assert metric.left_out == 1
+
+
+def test_sensitivity_is_that_of_captum():
+    from captum.metrics import sensitivity_max
+
+    x = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    moves = iter([0.1, -0.2, 0.05])
+
+    def explain(inputs):
+        return inputs**2 if isinstance(inputs, torch.Tensor) else (inputs[0] ** 2,)
+
+    def move(inputs):
+        by = next(moves)
+        return inputs + by if isinstance(inputs, torch.Tensor) else (inputs[0] + by,)
+
+    expected = sensitivity_max(explain, (x,), perturb_func=move, n_perturb_samples=3, max_examples_per_batch=3)
+    ours = max_sensitivity(x**2, torch.stack([(x + d) ** 2 for d in (0.1, -0.2, 0.05)]))
+    torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_infidelity_is_that_of_captum(normalize):
+    from captum.metrics import infidelity as captum_infidelity
+
+    generator = torch.Generator().manual_seed(0)
+    x, e = torch.randn(3, 5, generator=generator), torch.randn(3, 5, generator=generator)
+    noise = torch.randn(8, 3, 5, generator=generator)
+    turn = iter(noise)
+
+    def f(inputs):
+        return (inputs**3).sum(-1)
+
+    def perturb(inputs):
+        move = next(turn)
+        return move, inputs - move
+
+    expected = captum_infidelity(f, perturb, x, e, n_perturb_samples=8, max_examples_per_batch=3, normalize=normalize)
+    ours = infidelity((noise * e).sum(-1), f(x) - f(x - noise), normalize)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_every_metric_states_direction_unit_and_range():
+    for name in metrics.__all__:
+        kind = getattr(metrics, name)
+        if isinstance(kind, type) and issubclass(kind, metrics.PairMetric) and kind is not metrics.PairMetric:
+            metric = kind()
+            low, high = metric.bounds
+            assert low < high and isinstance(metric.higher_is_better, bool) and isinstance(metric.unit, str), name
+            assert metric.left_out == 0, name
