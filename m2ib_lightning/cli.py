@@ -11,13 +11,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from m2ib_lightning import __version__
-from m2ib_lightning.callbacks import ResultWriter
+from m2ib_lightning.callbacks import ResultWriter, close_loggers, settle_loggers
 from m2ib_lightning.data import PairDataModule
+from m2ib_lightning.evaluation.score_writer import ScoreWriter
 from m2ib_lightning.methods import AttributionMethod
 
 DESCRIPTION = "Explains why a CLIP-like model finds an image and a text similar."
@@ -26,21 +28,22 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     # One process: several would average the gradients of different pairs' masks under `fit`.
     "devices": 1,
     "logger": False,
-    "enable_checkpointing": False,
     "enable_model_summary": False,
     "log_every_n_steps": 1,
 }
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the full resolved configuration to the output folder."""
+    """Writes the full resolved configuration to the output folder and to the loggers."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write `config.yaml`, once."""
+        """Write `config.yaml`, once, and log the same."""
         if trainer.is_global_zero and not self.already_saved:
             folder = Path(self.config.output)
             folder.mkdir(parents=True, exist_ok=True)
             self.parser.save(self.config, str(folder / "config.yaml"), overwrite=True, multifile=False)
+            for logger in trainer.loggers:
+                logger.log_hyperparams(yaml.safe_load((folder / "config.yaml").read_text()))
             self.already_saved = True
 
 
@@ -61,7 +64,7 @@ class M2IBCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """The verbs, and the arguments of the Trainer's methods that are ours to give."""
         given = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"}
-        return {"fit": given, "predict": given}
+        return {"fit": given, "predict": given, "test": given}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """The parser of the command and of each verb."""
@@ -79,13 +82,20 @@ class M2IBCLI(LightningCLI):
             "--pictures", type=bool | None, default=None,
             help="Whether to draw each pair; by default `fit` does and `predict` does not.",
         )  # fmt: skip
+        # Some loggers ask for a folder; the run's is filled in when it is known.
+        parser.link_arguments("output", "trainer.logger.init_args.save_dir", compute_fn=lambda output: output or "")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
                 "model": {"class_path": "m2ib_lightning.M2IB"},
                 "early_stopping.monitor": "loss/total",
                 "early_stopping.patience": 3,
                 "early_stopping.check_on_train_epoch_end": True,
+                # One file, replaced whole at the end of every step: what a killed fit goes on from.
+                "checkpoint.filename": "last",
+                "checkpoint.enable_version_counter": False,
+                "checkpoint.save_on_train_epoch_end": True,
             }
         )
 
@@ -95,6 +105,11 @@ class M2IBCLI(LightningCLI):
         config = self.config[verb]
         if config["output"] is None:
             config["output"] = str(Path("outputs") / f"{verb}-{datetime.now():%Y%m%d-%H%M%S}")
+        if config["trainer"]["default_root_dir"] is None:
+            config["trainer"]["default_root_dir"] = config["output"]
+        settle_loggers(config["trainer"]["logger"], config["output"])
+        if config["checkpoint"]["dirpath"] is None:
+            config["checkpoint"]["dirpath"] = str(Path(config["output"]) / "checkpoints")
         arguments = config["model"]["init_args"]
         if config["trainer"]["max_epochs"] is None:
             config["trainer"]["max_epochs"] = arguments.get("steps")
@@ -104,7 +119,10 @@ class M2IBCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add what writes the results."""
         config = self.config[self.config["subcommand"]]
-        self.trainer_defaults["callbacks"] = [ResultWriter(config["output"], config["pictures"])]
+        resume = bool(config.get("ckpt_path"))
+        self.trainer_defaults["callbacks"] = [ResultWriter(config["output"], config["pictures"], resume)]
+        if self.config["subcommand"] == "test":
+            self.trainer_defaults["callbacks"] = [ScoreWriter(config["output"])]
         return super().instantiate_trainer(**kwargs)
 
 
@@ -115,13 +133,13 @@ def main(args: ArgsType = None) -> None:
         args: The command line as a list, or a configuration as a dictionary; what was typed by default.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for expected in (".*does not have many workers.*", ".*in eval mode at the start of training.*", ".*LeafSpec.*"):
-        warnings.filterwarnings("ignore", expected)
+    for expected in ("does not have many workers", "in eval mode at the start", "LeafSpec", "Checkpoint directory"):
+        warnings.filterwarnings("ignore", f".*{expected}.*")
     if args is not None:
         # Lightning warns of a command line beside `args`, which a test runner or notebook always has.
         warnings.filterwarnings("ignore", ".*args parameter is intended to run from within Python.*")
     try:
-        M2IBCLI(
+        cli = M2IBCLI(
             AttributionMethod,
             PairDataModule,
             save_config_callback=SaveConfig,
@@ -132,6 +150,7 @@ def main(args: ArgsType = None) -> None:
             parser_kwargs={"prog": "m2ib", "description": DESCRIPTION, "version": __version__},
             args=args,
         )
+        close_loggers(cli.trainer.loggers)
     except ValueError as error:
         if os.environ.get("M2IB_TRACEBACK"):
             raise

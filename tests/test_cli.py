@@ -11,6 +11,7 @@ from PIL import Image
 from m2ib_lightning import AttributionStore
 from m2ib_lightning.cli import main
 from m2ib_lightning.data import make_scene
+from tests.callbacks.offline_run import read_run
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 FAST = ["--model.steps=2", "--model.noise_samples=2", "--trainer.enable_progress_bar=false"]
@@ -31,13 +32,35 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return said[0]
 
 
-@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+# Those are for `wandb sweep`, tested below, and for `m2ib test`, tested in tests/evaluation.
+RUNS = sorted(set(CONFIGS.glob("*.yaml")) - {CONFIGS / "sweep.yaml", CONFIGS / "evaluate.yaml"})
+
+
+@pytest.mark.parametrize("config", RUNS, ids=lambda path: path.stem)
 def test_every_configuration_runs(config, tmp_path, capsys):
     verb = "predict" if config.stem == "predict" else "fit"
     main([verb, f"--config={config}", "--data.scenes=2", f"--output={tmp_path}", *FAST])
     assert len(AttributionStore(tmp_path / "attributions")) == 2
     assert "scene-000000" in capsys.readouterr().out
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["init_args"]["steps"] == 2
+
+
+def test_the_command_of_a_sweeps_agent_runs_with_its_parameters_as_given(tmp_path, monkeypatch):
+    from wandb.sdk.launch.sweeps import utils as agent
+
+    sweep = yaml.safe_load((CONFIGS / "sweep.yaml").read_text())
+    chosen = {name: p["values"][-1] if "values" in p else p["max"] for name, p in sweep["parameters"].items()}
+    parts = agent.create_sweep_command_args({"args": {name: {"value": value} for name, value in chosen.items()}})
+    parts |= {"program": [sweep["program"]], "env": ["/usr/bin/env"]}
+    words = [parts[w[2:-1]] if w.startswith("${") else [w] for w in agent.create_sweep_command(sweep["command"])]
+    env, program, *arguments = [word for part in words for word in part]
+    assert (env, program) == ("/usr/bin/env", "m2ib")
+    monkeypatch.chdir(CONFIGS.parent)
+    main([*arguments, "--data.scenes=1", "--model.steps=1", f"--output={tmp_path}"])
+    used = yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["init_args"]
+    assert chosen and chosen == {f"model.{name}": used[name] for name in used if f"model.{name}" in chosen}
+    rows = read_run(tmp_path).rows
+    assert [row[sweep["metric"]["name"]] >= 0 for row in rows if sweep["metric"]["name"] in row] == [True]
 
 
 def test_a_pair_from_the_command_line_is_explained_with_a_picture(tmp_path, capsys):

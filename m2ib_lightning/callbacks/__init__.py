@@ -1,5 +1,8 @@
 """Lightning callbacks: one file each."""
 
+from m2ib_lightning.callbacks.confidence_drop import ConfidenceDropLogger
+from m2ib_lightning.callbacks.loggers import close_loggers, settle_loggers
+from m2ib_lightning.callbacks.mask_logger import MaskLogger
 from m2ib_lightning.callbacks.results import ResultWriter
 
-__all__ = ["ResultWriter"]
+__all__ = ["ConfidenceDropLogger", "MaskLogger", "ResultWriter", "close_loggers", "settle_loggers"]

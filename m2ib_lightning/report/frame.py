@@ -1,0 +1,171 @@
+"""One picture of a pair's masks at one step of their fit, made to be seen small and drawn quickly."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from m2ib_lightning.attribution import spread
+from m2ib_lightning.report.mask_state import FrameScale, MaskState
+from m2ib_lightning.report.page import GREY, INK, PALE, decimals, drawable, font_file
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PANEL, GAP = 224, 16  # pixels
+WIDTH = 2 * PANEL + 3 * GAP
+TOP = 68  # of the panels
+LARGE, MIDDLE, SMALL = 24, 20, 17
+CHIP, LINE, LINES = 29, 54, 4
+WORD_COLOURS = (np.array((255, 255, 255)), np.array((245, 132, 60)))
+
+
+class Chip(NamedTuple):
+    """A word and its place in the picture."""
+
+    word: str
+    value: float | None
+    label: str
+    line: int
+    x: int
+    width: int
+
+
+def draw_frame(state: MaskState, image: Image.Image, scale: FrameScale) -> Image.Image:
+    """An RGB picture, 496 pixels wide: capacity and mask over the image, and the words with their nats."""
+    size = _panel_size(image)
+    chips = _place_words(state, scale)
+    under = TOP + size[1] + 46
+    frame = Image.new("RGB", (WIDTH, under + _height(chips)), "white")
+    draw = ImageDraw.Draw(frame)
+    _header(draw, state)
+    shown = _grey(image, size)
+    panels = (
+        ("nats per patch", "inferno", state.capacity.image_map, ("0", f"{scale.patch / 4:g}", f"≥ {scale.patch:g}")),
+        ("mask value λ (mean)", "viridis", state.mask.image_map, ("0", "0.5", "1")),
+    )  # fmt: skip
+    for i, (label, colours, values, ticks) in enumerate(panels):
+        x = GAP + i * (PANEL + GAP)
+        if values is None:
+            frame.paste(Image.fromarray((255 * shown).round().astype(np.uint8)), (x, TOP))
+            continue
+        draw.text((x, TOP - 6), label, INK, _font(label, SMALL), anchor="ls")
+        place = scale.share(values) if i == 0 else values
+        heat = spread(place.astype(np.float32), state.capacity.view, (size[1], size[0]))
+        frame.paste(_blend(shown, heat, colours), (x, TOP))
+        _bar(frame, draw, (x, TOP + size[1] + 6), colours, ticks)
+    _words(draw, chips, scale, under)
+    return frame
+
+
+def _header(draw: ImageDraw.ImageDraw, state: MaskState) -> None:
+    step = f"step {state.step}" + ("" if math.isnan(state.loss) else f" · loss {state.loss:.2f}".replace("-", "−"))
+    right = _font(step, LARGE, "bold")
+    draw.text((WIDTH - GAP, 8), step, INK, right, anchor="ra")
+    name, font = drawable(state.capacity.id), _font(state.capacity.id, LARGE)
+    draw.text((GAP, 8), _cut(name, font, WIDTH - 3 * GAP - right.getlength(step)), INK, font)
+
+
+def _panel_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height): as wide as a panel, very wide or tall pictures squeezed."""
+    return PANEL, round(PANEL * min(1.5, max(0.25, image.height / image.width)))
+
+
+def _grey(image: Image.Image, size: tuple[int, int]) -> NDArray[np.float32]:
+    """(H, W, 3) in [0, 1], small, dimmed and grey: colours of the picture would be read as values."""
+    small = image.convert("L").resize(size, Image.Resampling.BILINEAR, reducing_gap=2)
+    return np.repeat(np.asarray(small, np.float32)[..., None] * np.float32(0.6 / 255), 3, axis=2)
+
+
+def _blend(shown: NDArray[np.float32], heat: NDArray[np.float32], colours: str) -> Image.Image:
+    index = (255 * heat).round().astype(np.uint8)
+    weight = (0.9 * np.sqrt(np.linspace(0, 1, 256, dtype=np.float32)))[index][..., None]
+    mixed = shown + weight * (_colours(colours)[index] - shown)
+    return Image.fromarray((255 * mixed + 0.5).astype(np.uint8))
+
+
+def _bar(
+    frame: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int, int], colours: str, ticks: tuple[str, ...]
+) -> None:
+    """The colours as they look over a grey picture, and the values at its left, middle and right."""
+    x, y = corner
+    ramp = np.broadcast_to(np.linspace(0, 1, PANEL, dtype=np.float32), (10, PANEL))
+    frame.paste(_blend(np.full((10, PANEL, 3), 0.3, np.float32), ramp, colours), corner)
+    for place, tick, anchor in zip((0, PANEL // 2, PANEL), ticks, ("la", "ma", "ra"), strict=True):
+        draw.text((x + place, y + 12), tick, INK, _font(tick, SMALL), anchor=anchor)
+
+
+def _place_words(state: MaskState, scale: FrameScale) -> list[Chip]:
+    """The words in at most `LINES` lines, in the same places at every step."""
+    digits = decimals(scale.word)
+    rows: list[tuple[str, float | None]] = [(word, nats) for word, nats, _ in state.words()]
+    room = _font("", SMALL).getlength(f"{2 * scale.word:{digits}}") + 8 if rows else 0.0
+    rows = rows or [(word, None) for word in state.capacity.text.split()]
+    chips: list[Chip] = []
+    x, line = GAP, 0
+    for word, nats in rows:
+        font = _font(word, MIDDLE)
+        shown = _cut(drawable(word), font, PANEL)
+        width = round(max(font.getlength(shown) + 10, room))
+        if x + width > WIDTH - GAP:
+            x, line = GAP, line + 1
+        if line == LINES:
+            chips[-1] = chips[-1]._replace(word="…", label="", value=None)
+            break
+        chips.append(Chip(shown, nats, "" if nats is None else f"{nats:{digits}}", line, x, width))
+        x += width + 4
+    return chips
+
+
+def _words(draw: ImageDraw.ImageDraw, chips: list[Chip], scale: FrameScale, y: int) -> None:
+    """The words on shaded grounds with their nats below."""
+    for chip in chips:
+        top = y + chip.line * LINE
+        share = 0.0 if chip.value is None else float(scale.share(np.array(chip.value, np.float32), "word"))
+        colour = tuple(round(float(v)) for v in WORD_COLOURS[0] + share * (WORD_COLOURS[1] - WORD_COLOURS[0]))
+        middle = chip.x + chip.width / 2
+        draw.rounded_rectangle((chip.x, top, chip.x + chip.width, top + CHIP), 5, fill=colour, outline=PALE)
+        draw.text((middle, top + CHIP / 2), chip.word, INK, _font(chip.word, MIDDLE), anchor="mm")
+        draw.text((middle, top + CHIP + 2), chip.label, INK, _font("", SMALL), anchor="ma")
+    if any(chip.value is not None for chip in chips):
+        legend = f"nats per word, darkest from {scale.word:g}"
+        draw.text((GAP, y + _height(chips) - 26), legend, GREY, _font("", SMALL))
+
+
+def _height(chips: list[Chip]) -> int:
+    return (chips[-1].line + 1 if chips else 0) * LINE + 30
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[: min(len(text) - 1, int(len(text) * 0.95))]
+    return text + "…"
+
+
+@lru_cache(maxsize=4)
+def _colours(name: str) -> NDArray[np.float32]:
+    from matplotlib import colormaps
+
+    return np.asarray(colormaps[name](np.arange(256))[:, :3], np.float32)
+
+
+@lru_cache(maxsize=512)
+def _font(text: str, size: int, weight: str = "normal") -> ImageFont.FreeTypeFont:
+    file = _font_file("" if text.isascii() else text, weight)
+    return _sized(file, size)
+
+
+@lru_cache(maxsize=64)
+def _font_file(text: str, weight: str) -> str:
+    return font_file(text, weight)
+
+
+@lru_cache(maxsize=32)
+def _sized(file: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(file, size)

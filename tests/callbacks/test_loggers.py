@@ -1,0 +1,44 @@
+import pytest
+from jsonargparse import Namespace
+
+from m2ib_lightning.callbacks import settle_loggers
+
+
+def logger(kind: str, **arguments) -> Namespace:
+    return Namespace(class_path=f"lightning.pytorch.loggers.{kind}", init_args=Namespace(**arguments))
+
+
+@pytest.mark.parametrize("given", [None, "", "."])
+def test_a_logger_without_a_folder_gets_the_runs(given):
+    one, two = logger("CSVLogger", save_dir=given), logger("TensorBoardLogger", save_dir="mine")
+    settle_loggers([one, two], "run")
+    assert (one.init_args.save_dir, two.init_args.save_dir) == ("run", "mine")
+
+
+@pytest.mark.parametrize("given", [None, True, False])
+def test_what_is_no_logger_stays(given):
+    settle_loggers(given, "run")
+
+
+@pytest.mark.parametrize("logged_in", [True, False])
+def test_wandb_is_offline_where_nobody_is_logged_in_and_nothing_is_asked(monkeypatch, logged_in):
+    import wandb
+
+    asked, set_up = [], []
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(wandb, "login", lambda **how: asked.append(how) or logged_in)
+    monkeypatch.setattr(wandb, "setup", lambda settings: set_up.append(settings.mode))
+    settle_loggers(logger("WandbLogger", save_dir=".", offline=False), "run")
+    assert asked == [{"prompt": False, "verify": False}]
+    assert set_up == ([] if logged_in else ["offline"])
+
+
+@pytest.mark.parametrize(("mode", "offline"), [("online", False), (None, True)])
+def test_what_the_user_says_about_wandb_is_kept(monkeypatch, mode, offline):
+    import wandb
+
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if mode:
+        monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setattr(wandb, "login", lambda **how: pytest.fail("asked"))
+    settle_loggers(logger("WandbLogger", save_dir=".", offline=offline), "run")

@@ -1,0 +1,212 @@
+"""One fit of two scenes in four steps, watched at every second one, with each kind of logger and with none."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from PIL import Image
+
+from m2ib_lightning import AttributionStore
+from m2ib_lightning.callbacks import MaskLogger
+from m2ib_lightning.cli import main
+from m2ib_lightning.data import PairDataModule
+from m2ib_lightning.methods import M2IB
+from m2ib_lightning.report.mask_state import FrameScale
+from tests.callbacks.offline_run import OfflineRun, read_run
+
+PAIRS = ["scene-000000", "scene-000001"]
+SCALARS = {"loss/total", "image/compression", "image/relevance", "text/compression", "text/relevance"}
+
+
+def watch(folder: Path, *arguments: str) -> Path:
+    """`m2ib fit` with the callback; what it wrote is in the folder."""
+    main(
+        [
+            "fit", "--data.scenes=2", "--model.steps=4", "--model.noise_samples=2", f"--output={folder}",
+            "--trainer.enable_progress_bar=false", "--pictures=false", "--trainer.callbacks=MaskLogger",
+            "--trainer.callbacks.every_n_steps=2", *arguments,
+        ]
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wandb_folder(tmp_path_factory) -> Path:
+    return watch(tmp_path_factory.mktemp("wandb"), "--trainer.logger=WandbLogger")
+
+
+@pytest.fixture(scope="module")
+def run(wandb_folder) -> OfflineRun:
+    return read_run(wandb_folder)
+
+
+def test_a_wandb_run_holds_the_resolved_configuration(run):
+    assert run.config["model"]["init_args"]["noise_samples"] == 2
+    assert run.config["data"]["scenes"] == 2
+    assert run.config["trainer"]["max_epochs"] == 4
+
+
+def test_a_wandb_run_holds_the_scalars_of_every_step(run):
+    rows = [row for row in run.rows if "loss/total" in row]
+    assert len(rows) == 4 and all(row.keys() >= SCALARS for row in rows)
+    steps = [row["trainer/global_step"] for row in rows]
+    assert steps == sorted(set(steps))
+
+
+def test_a_wandb_run_holds_the_pictures_of_every_second_step_beside_its_scalars(run):
+    for pair in PAIRS:
+        rows = [row for row in run.rows if f"masks/{pair}" in row]
+        assert [row["_step"] for row in rows] == [1, 3]
+        for row, step in zip(rows, (2, 4), strict=True):
+            picture = row[f"masks/{pair}"]
+            assert row.keys() >= SCALARS
+            assert picture["caption"].startswith(f"{pair} · step {step} · loss ")
+            with Image.open(run.files / picture["path"]) as image:
+                assert image.width == picture["width"] == 496
+            words = (run.files / row[f"words/{pair}"]["path"]).read_text()
+            assert picture["caption"] in words and "nats per word" in words
+            for modality in ("image", "text"):
+                assert sum(row[f"lambda_/{pair}/{modality}"]["values"]) > 0
+
+
+def test_a_wandb_run_ends_with_a_video_per_pair_and_a_table(run):
+    (row,) = [row for row in run.rows if "pairs" in row]
+    for pair in PAIRS:
+        with Image.open(run.files / row[f"animation/{pair}"]["path"]) as video:
+            assert (video.format, video.n_frames) == ("GIF", 3)
+    table = json.loads((run.files / row["pairs"]["path"]).read_text())
+    assert {"image", "overlay", "pair", "text", "words", "similarity", "stop_reason"} <= set(table["columns"])
+    assert [cells[table["columns"].index("pair")] for cells in table["data"]] == PAIRS
+
+
+def test_local_files_are_complete_beside_wandb(wandb_folder):
+    assert_complete(wandb_folder)
+    assert len(AttributionStore(wandb_folder / "attributions")) == 2
+
+
+def assert_complete(folder: Path) -> None:
+    masks = folder / "masks"
+    for pair in PAIRS:
+        assert sorted(p.name for p in (masks / pair).glob("step-*")) == [f"step-000{i}.png" for i in (0, 2, 4)]
+        with Image.open(masks / f"{pair}.gif") as animation:
+            assert animation.n_frames == 3
+    with (masks / "words.csv").open() as file:
+        words = list(csv.DictReader(file))
+    assert {(w["pair"], w["step"]) for w in words} == {(pair, step) for pair in PAIRS for step in ("2", "4")}
+    with (masks / "histograms.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 2 * 2 * 2
+    with (masks / "pairs.csv").open() as file:
+        pairs = {row["pair"]: row for row in csv.DictReader(file)}
+    page = (masks / "pairs.html").read_text()
+    for a in AttributionStore(folder / "attributions"):
+        row = pairs[a.id]
+        assert float(row["similarity"]) == pytest.approx(a.score)
+        assert float(row["image_similarity"]) == pytest.approx(a.image_score)
+        assert float(row["text_compression"]) == pytest.approx(a.history["text/compression"][-1])
+        assert (row["text"], row["steps"], row["stop_reason"]) == (a.text, str(a.steps), a.stop_reason)
+        assert f"src='{a.id}.gif'" in page and f"src='{a.id}/overlay.png'" in page
+
+
+def test_a_fit_without_a_logger_leaves_everything_in_the_folder(tmp_path):
+    assert_complete(watch(tmp_path))
+
+
+def test_a_csv_logger_gets_the_scalars_and_the_folder_the_rest(tmp_path):
+    assert_complete(watch(tmp_path, "--trainer.logger=CSVLogger"))
+    (metrics,) = tmp_path.glob("lightning_logs/version_0/metrics.csv")
+    with metrics.open() as file:
+        rows = [row for row in csv.DictReader(file) if row["loss/total"]]
+    assert len(rows) == 4 and all(row[name] for row in rows for name in SCALARS)
+
+
+def test_tensorboard_gets_scalars_pictures_words_histograms_and_moving_pictures(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert_complete(watch(tmp_path, "--trainer.logger=TensorBoardLogger"))
+    log = EventAccumulator(str(tmp_path / "lightning_logs" / "version_0"), {"images": 0, "histograms": 0, "tensors": 0})
+    log.Reload()
+    tags = log.Tags()
+    assert len(log.Scalars("loss/total")) == 4 and set(tags["scalars"]) >= SCALARS
+    for pair in PAIRS:
+        pictures = log.Images(f"masks/{pair}")
+        assert [p.step for p in pictures] == [2, 4]
+        assert pictures[0].encoded_image_string.startswith(b"\x89PNG")
+        assert log.Images(f"animation/{pair}")[0].encoded_image_string.startswith(b"GIF89a")
+        assert [h.step for h in log.Histograms(f"lambda_/{pair}/image")] == [2, 4]
+        said = log.Tensors(f"words/{pair}/text_summary")[0].tensor_proto.string_val[0].decode()
+        assert f"{pair} · step 2 · loss" in said and "| word | nats | mask value |" in said
+    assert "stop_reason" in log.Tensors("pairs/text_summary")[0].tensor_proto.string_val[0].decode()
+
+
+def quiet(folder: Path, watcher: MaskLogger, epochs: int) -> Trainer:
+    return Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, max_epochs=epochs, callbacks=[watcher], default_root_dir=folder,
+    )  # fmt: skip
+
+
+def fit(folder: Path, watcher: MaskLogger, epochs: int = 2, **arguments) -> M2IB:
+    method = M2IB("embedded", noise_samples=2, **arguments)
+    quiet(folder, watcher, epochs).fit(method, PairDataModule(scenes=3, batch_size=2))
+    return method
+
+
+def test_watching_changes_no_map(tmp_path):
+    with_it, without = fit(tmp_path, MaskLogger()), M2IB("embedded", noise_samples=2)
+    trainer = quiet(tmp_path, MaskLogger(), 2)
+    trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, MaskLogger)]
+    trainer.fit(without, PairDataModule(scenes=3, batch_size=2))
+    for a, b in zip(with_it.attributions(), without.attributions(), strict=True):
+        np.testing.assert_array_equal(a.image_map, b.image_map)
+        np.testing.assert_array_equal(a.text_map, b.text_map)
+
+
+def test_pairs_are_chosen_by_number_or_by_id(tmp_path):
+    fit(tmp_path / "a", MaskLogger(pairs=1))
+    assert [p.stem for p in (tmp_path / "a" / "masks").glob("*.gif")] == ["scene-000000"]
+    fit(tmp_path / "b", MaskLogger(pairs=["scene-000002"], animation=False))
+    assert {p.name for p in (tmp_path / "b" / "masks").iterdir() if p.is_dir()} == {"scene-000002"}
+    assert not list((tmp_path / "b" / "masks").glob("*.gif"))
+    with pytest.raises(ValueError, match=r"`pairs` to name pairs of the data but got 'cat'.*'scene-000000'"):
+        fit(tmp_path / "c", MaskLogger(pairs=["cat"]))
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_one_modality_alone_is_shown(tmp_path, modality):
+    fit(tmp_path, MaskLogger(), modalities=[modality])
+    assert (tmp_path / "masks" / "scene-000000.gif").exists()
+    assert (tmp_path / "masks" / "words.csv").read_text().count("\n") > 1 or modality == "image"
+
+
+def test_the_last_step_is_shown_between_two_pictures(tmp_path):
+    fit(tmp_path, MaskLogger(every_n_steps=2, pairs=1), epochs=3)
+    assert sorted(p.name[5:9] for p in tmp_path.glob("masks/*/step-*")) == ["0000", "0002", "0003"]
+
+
+def test_what_a_fit_that_did_not_end_left_is_not_taken_for_this_one(tmp_path):
+    left = tmp_path / "masks" / "scene-000000" / "step-0009.png"
+    left.parent.mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(left)
+    (tmp_path / "masks" / "words.csv").write_text("pair,step,position,word,nats,mask\nscene-000000,9,0,a,1,1\n")
+    fit(tmp_path, MaskLogger(pairs=1))
+    with (tmp_path / "masks" / "words.csv").open() as file:
+        assert {row["step"] for row in csv.DictReader(file)} == {"1", "2"}
+    assert not left.exists()
+
+
+def test_a_resumed_fit_goes_on_with_its_colours(tmp_path):
+    first, second = MaskLogger(), MaskLogger()
+    first.scales["a"] = FrameScale(400.0, 30.0)
+    torch.save(first.state_dict(), tmp_path / "state")
+    second.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+    assert second.scales == first.scales
+
+
+@pytest.mark.parametrize("arguments", [{"every_n_steps": 0}, {"pairs": 0}])
+def test_numbers_below_one_are_refused(arguments):
+    with pytest.raises(ValueError, match="to be at least 1 but got 0"):
+        MaskLogger(**arguments)

@@ -1,0 +1,74 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from m2ib_lightning.report.frame import PANEL, WIDTH, draw_frame
+from m2ib_lightning.report.mask_state import FrameScale, MaskState
+from m2ib_lightning.report.words import words_html
+from tests.report.made import attribution
+
+
+def state(step: int = 3, loss: float = -0.5, **changes) -> MaskState:
+    a = attribution(**changes)
+    mask = replace(
+        a,
+        image_map=None if a.image_map is None else a.image_map / 50,
+        text_map=None if a.text_map is None else np.full_like(a.text_map, 0.5),
+    )
+    return MaskState(step, loss, a, mask)
+
+
+def test_words_have_the_sum_of_their_nats_and_the_mean_of_their_masks():
+    found = state(text="a cat").words()
+    assert found == [("a", 1.0, 0.5), ("cat", 2.0, 0.5)]
+    joined = state(text="cats", tokens=["<bos>", "ca", "ts", "<eos>"], special=np.array([True, False, False, True]),
+                   spans=[(0, 0), (0, 2), (2, 4), (0, 0)], text_map=np.array([0, 3, 4, 0], np.float32))  # fmt: skip
+    assert joined.words() == [("cats", 7.0, 0.5)]
+
+
+def test_the_scale_is_half_of_the_start_and_shows_a_quarter_of_it_at_its_middle():
+    scale = FrameScale.at_start(state())
+    assert scale == FrameScale(30.0, 3.0)  # 50 / 2 and 5 / 2, rounded up to one digit
+    np.testing.assert_allclose(scale.share(np.array([0.0, 7.5, 30.0, 90.0], np.float32)), [0, 0.5, 1, 1])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"image_map": None},
+        {"text_map": None},
+        {"text": "one " * 60},
+        {"text": "一只猫 和 Ünïcødé $x$"},
+        {"id": "a very long name of a pair " * 5},
+        {"image_map": np.zeros((2, 7), np.float32)},
+    ],
+    ids=["both", "text alone", "image alone", "long text", "other scripts", "long name", "nothing let through"],
+)
+def test_every_pair_can_be_drawn_in_the_same_size_at_every_step(changes):
+    image = Image.new("RGB", (60, 40), "teal")
+    first = state(0, float("nan"), **changes)
+    scale = FrameScale.at_start(first)
+    frames = [draw_frame(s, image, scale) for s in (first, state(10, -0.123, **changes))]
+    assert frames[0].size == frames[1].size and frames[0].width == WIDTH
+
+
+def test_the_highest_patch_is_the_brightest_place_of_the_left_panel():
+    frame = np.asarray(draw_frame(state(), Image.new("RGB", (80, 80)), FrameScale(50.0, 5.0))).astype(int)
+    panel = frame[68 : 68 + PANEL, 16 : 16 + PANEL].sum(-1)
+    row, column = np.unravel_index(panel.argmax(), panel.shape)
+    assert row < PANEL / 4 and column > 3 * PANEL / 4  # the upper right of 4 x 4 cells
+
+
+@pytest.mark.parametrize("size", [(900, 30), (30, 900)])
+def test_long_pictures_give_frames_of_a_usable_height(size):
+    frame = draw_frame(state(), Image.new("RGB", size), FrameScale(50.0, 5.0))
+    assert PANEL / 4 < frame.height < 3 * PANEL
+
+
+def test_words_in_html_are_escaped():
+    found = words_html([("<b>", 3.0, 0.25)], 4.0, "cats & dogs")
+    assert "&lt;b&gt;" in found and "<b>" not in found and "cats &amp; dogs" in found
+    assert "mask value 0.25" in found
