@@ -244,7 +244,7 @@ class M2IB(AttributionMethod):
         fit = self.mask_fits[batch_idx]
         values = fit(self.current_epoch)
         # Loggers count optimisation steps of a pair, not of the Trainer, which makes one for every batch.
-        self.log("step", float(self.current_epoch), on_step=False, on_epoch=True, batch_size=1)
+        self.log("step", float(self.current_epoch + 1), on_step=False, on_epoch=True, batch_size=1)
         for name, value in values.items():
             shown = name == "loss/total"
             self.log(name, value.detach().mean(), on_step=False, on_epoch=True, prog_bar=shown, batch_size=len(batch))
