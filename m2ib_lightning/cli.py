@@ -116,6 +116,14 @@ class M2IBCLI(LightningCLI):
         if arguments.get("backbone") == "embedded" and not _is_scenes(config["data"]):
             _say_what_embedded_knows()
 
+    def before_fit(self) -> None:
+        """Refuse to fit what has nothing to fit."""
+        if type(self.model).training_step is LightningModule.training_step:
+            raise ValueError(
+                f"Expected a method that is fitted but got {type(self.model).__name__}. "
+                "Remedy: `m2ib predict` computes its maps."
+            )
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add what writes the results."""
         config = self.config[self.config["subcommand"]]

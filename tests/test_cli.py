@@ -141,6 +141,7 @@ def damaged(folder: Path) -> str:
         (["--data.scenes=1", "--model.image_bta=1"], r"known argument but got `.*image_bta`"),
         (["--data.scenes=one"], r"`data\.scenes`.*one"),
         (["--dat.scenes=1"], r"--dat\.scenes"),
+        (["--data.scenes=1", "--model=RandomMap"], r"is fitted but got RandomMap.*m2ib predict"),
     ],
 )
 def test_bad_input_is_named_in_one_line_and_nothing_is_written(arguments, message, tmp_path, capsys):
