@@ -64,6 +64,14 @@ def test_ctrl_c_writes_what_is_there_and_says_how_to_go_on(undisturbed, tmp_path
     assert_bit_equal(tmp_path, undisturbed)
 
 
+def test_a_fit_that_was_killed_between_its_last_step_and_its_results_still_gives_them(undisturbed, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    last = (undisturbed / "checkpoints" / "last.ckpt").read_bytes()
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(last)
+    resume(tmp_path)
+    assert_bit_equal(tmp_path, undisturbed)
+
+
 def test_a_killed_fit_goes_on_and_ends_bit_equal(undisturbed, tmp_path):
     program = [sys.executable, "-m", "m2ib_lightning", *COMMAND, f"--output={tmp_path}"]
     running = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

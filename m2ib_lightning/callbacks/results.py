@@ -70,7 +70,12 @@ class ResultWriter(BasePredictionWriter):
             self._write(pl_module.attributions(), pairs, draw=self.pictures is not False)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show what a fit gave, when the progress bar has gone."""
+        """Show what a fit gave, when the progress bar has gone.
+
+        A fit that goes on from its very last step has nothing to train, so `on_train_end` was not called: write here.
+        """
+        if not self.written:
+            self._write_fit(pl_module)
         self._report()
 
     def write_on_batch_end(

@@ -242,7 +242,9 @@ class MaskFit(nn.Module):
         grids = self.grids["image"]
         if grids is None or "image" not in self.setting.towers:
             return None
-        content, capacity = ~self.hidden["image"].special, self.bottleneck("image").capacity().sum(-1)
+        capacity = self.bottleneck("image").capacity().sum(-1)
+        # When a fit has ended, Lightning has taken the masks, but not this, off the accelerator.
+        content = ~self.hidden["image"].special.to(capacity.device)
         return [row[keep].reshape(grid) for row, keep, grid in zip(capacity, content, grids, strict=True)]
 
     @torch.no_grad()
