@@ -7,10 +7,14 @@ embedding, H W pixels, gh gw cells of the image grid.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from PIL import Image
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Modality = Literal["image", "text"]
 """Which tower."""
@@ -22,6 +26,18 @@ Box = tuple[float, float, float, float]
 """(left, top, right, bottom)."""
 
 
+class Truth(NamedTuple):
+    """What a map of one pair should find; None for what is not known.
+
+    Attributes:
+        mask: (H, W) bool, the pixels of what the text names, in the picture as it was read.
+        spans: (start, end) characters of the text that name what is shown.
+    """
+
+    mask: NDArray[np.bool_] | None = None
+    spans: Sequence[tuple[int, int]] | None = None
+
+
 class Pair(NamedTuple):
     """One image and one text, as read from data.
 
@@ -30,12 +46,30 @@ class Pair(NamedTuple):
         image: RGB picture, upright.
         text: The caption.
         source: Where the image came from (a path), "" if it was given in memory.
+        truth: What a map should find, where data says so.
     """
 
     id: str
     image: Image.Image
     text: str
     source: str = ""
+    truth: Truth = Truth()
+
+
+class BadPair(NamedTuple):
+    """Stands in data for a pair that could not be read, and in results for one that could not be explained.
+
+    Attributes:
+        id: Of the pair.
+        text: The caption, "" if there is none.
+        source: Where the image should have come from.
+        error: The reason and the remedy, in one line.
+    """
+
+    id: str
+    text: str
+    source: str
+    error: str
 
 
 class PairBatch(NamedTuple):

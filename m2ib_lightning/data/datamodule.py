@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from m2ib_lightning.data.pairs import PairReference, check_all, make_references, read_pair, read_source
 from m2ib_lightning.data.scenes import Scene, make_scene
-from m2ib_lightning.types import Pair
+from m2ib_lightning.types import Pair, Truth
 
 
 class SceneReferences:
@@ -34,7 +34,8 @@ class SceneReferences:
 
     def __getitem__(self, index: int) -> PairReference:
         scene = self.scene(index)
-        return PairReference(f"scene-{self.seeds[index]:06d}", scene.image, scene.caption)
+        truth = Truth(scene.mask, scene.spans)
+        return PairReference(f"scene-{self.seeds[index]:06d}", scene.image, scene.caption, truth)
 
     def scene(self, index: int) -> Scene:
         """The scene behind a pair, with the truth about its pixels and words."""

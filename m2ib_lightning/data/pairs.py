@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from m2ib_lightning.data.images import ImageSource, check_image, load_image
-from m2ib_lightning.types import Pair
+from m2ib_lightning.types import Pair, Truth
 
 TABLES = {".csv": ",", ".tsv": "\t", ".jsonl": ""}
 """Suffixes of the files that `read_source` reads, with what separates their cells."""
@@ -29,11 +29,13 @@ class PairReference(NamedTuple):
         id: Unique among its neighbours, and fit to be a file name.
         image: A path, or a picture in memory.
         text: The caption, as given.
+        truth: What a map should find, where data says so.
     """
 
     id: str
     image: ImageSource
     text: str
+    truth: Truth = Truth()
 
 
 def make_references(images: ImageSource | Sequence[ImageSource], texts: str | Sequence[str]) -> list[PairReference]:
@@ -104,7 +106,7 @@ def check_all(references: Sequence[PairReference]) -> None:
         ValueError: The first pair that cannot be read, by row and id, with the reason.
     """
     seen: set[str] = set()
-    for row, (name, image, text) in enumerate(references, 1):
+    for row, (name, image, text, _) in enumerate(references, 1):
         try:
             _check_text(text)
             if isinstance(image, Image.Image) or str(image) not in seen:
@@ -123,7 +125,7 @@ def read_pair(reference: PairReference) -> Pair:
     """
     _check_text(reference.text)
     source = "" if isinstance(reference.image, Image.Image) else str(reference.image)
-    return Pair(reference.id, load_image(reference.image), reference.text, source)
+    return Pair(reference.id, load_image(reference.image), reference.text, source, reference.truth)
 
 
 def _check_text(text: str) -> None:

@@ -4,18 +4,17 @@ from m2ib_lightning.evaluation.bootstrap import Interval, interval, paired_inter
 from m2ib_lightning.evaluation.comparison import Comparison, compare
 from m2ib_lightning.evaluation.evaluate import Evaluator, sanity_metrics, standard_metrics
 from m2ib_lightning.evaluation.evidence import Protocol
-from m2ib_lightning.evaluation.truth import Truth, truth_of
+from m2ib_lightning.evaluation.truth import true_tokens
 
 __all__ = [
     "Comparison",
     "Evaluator",
     "Interval",
     "Protocol",
-    "Truth",
     "compare",
     "interval",
     "paired_interval",
     "sanity_metrics",
     "standard_metrics",
-    "truth_of",
+    "true_tokens",
 ]

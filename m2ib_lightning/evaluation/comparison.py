@@ -13,7 +13,6 @@ from m2ib_lightning.data import PairDataModule
 from m2ib_lightning.data.pairs import read_pair
 from m2ib_lightning.evaluation.evaluate import Evaluator, standard_metrics
 from m2ib_lightning.evaluation.evidence import Protocol
-from m2ib_lightning.evaluation.truth import truth_of
 from m2ib_lightning.methods import AttributionMethod
 from m2ib_lightning.metrics import PairMetric
 from m2ib_lightning.store import AttributionStore
@@ -105,7 +104,7 @@ def _do_batch(evaluator: Evaluator, data: PairDataModule, indices: range, part: 
     import pandas as pd
 
     pairs = [read_pair(data.pairs[i]) for i in indices]
-    attributions, rows = evaluator.explain(pairs, [truth_of(data.pairs, i) for i in indices])
+    attributions, rows = evaluator.explain(pairs)
     store = AttributionStore(part.parent / "attributions" / part.stem)
     if not store.parts:
         store.append(attributions)

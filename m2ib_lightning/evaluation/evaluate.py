@@ -10,7 +10,6 @@ from m2ib_lightning import metrics as m
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.evaluation.evidence import BatchEvidence, Protocol
 from m2ib_lightning.evaluation.sanity import Sanity
-from m2ib_lightning.evaluation.truth import Truth
 from m2ib_lightning.methods import AttributionMethod
 from m2ib_lightning.metrics import PairMetric
 from m2ib_lightning.types import Modality, Pair
@@ -55,21 +54,19 @@ class Evaluator:
         self.metrics = list(standard_metrics() if metrics is None else metrics)
         self.sanity = Sanity(method)
 
-    def explain(self, pairs: Sequence[Pair], truths: Sequence[Truth]) -> tuple[list[Attribution], list[dict[str, Any]]]:
+    def explain(self, pairs: Sequence[Pair]) -> tuple[list[Attribution], list[dict[str, Any]]]:
         """Explain a batch of pairs and score it; `seconds` is the explanation's time per pair."""
         self.method.prepare()
         start = time.perf_counter()
         attributions = self.method.attribute(self.method.prepare().preprocess_pairs(pairs))
         seconds = (time.perf_counter() - start) / len(pairs)
-        rows = self.score(pairs, attributions, truths)
+        rows = self.score(pairs, attributions)
         return attributions, [row | {"seconds": seconds} for row in rows]
 
-    def score(
-        self, pairs: Sequence[Pair], attributions: Sequence[Attribution], truths: Sequence[Truth]
-    ) -> list[dict[str, Any]]:
+    def score(self, pairs: Sequence[Pair], attributions: Sequence[Attribution]) -> list[dict[str, Any]]:
         """A row per pair: its id, a value for each metric by name (nan where there is none), and the curves."""
         batch = self.method.prepare().preprocess_pairs(pairs)
-        evidence = BatchEvidence(self.sanity, batch, attributions, truths, self.protocol)
+        evidence = BatchEvidence(self.sanity, batch, attributions, self.protocol)
         rows = []
         for pair, seen in zip(pairs, evidence.pairs(), strict=True):
             row: dict[str, Any] = {"id": pair.id} | {metric.name: metric.observe(seen) for metric in self.metrics}

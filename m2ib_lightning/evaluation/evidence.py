@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.evaluation.sanity import Sanity
-from m2ib_lightning.evaluation.truth import Truth, true_tokens
+from m2ib_lightning.evaluation.truth import true_tokens
 from m2ib_lightning.methods.objective import Objective, objectives
 from m2ib_lightning.types import Modality, PairBatch
 
@@ -42,7 +42,6 @@ class BatchEvidence:
         sanity: The method, and what it says of changed models and inputs.
         batch: The pairs.
         attributions: What the method said of them.
-        truths: What it should have found.
         protocol: How inputs are masked.
     """
 
@@ -51,11 +50,11 @@ class BatchEvidence:
         sanity: Sanity,
         batch: PairBatch,
         attributions: Sequence[Attribution],
-        truths: Sequence[Truth],
         protocol: Protocol,
     ) -> None:
         self.sanity, self.batch, self.protocol = sanity, batch, protocol
-        self.attributions, self.truths = list(attributions), list(truths)
+        self.attributions = list(attributions)
+        self.truths = [pair.truth for pair in batch.pairs]
         self._kept: dict[tuple[str, ...], Tensor] = {}
 
     def pairs(self) -> list[PairEvidence]:

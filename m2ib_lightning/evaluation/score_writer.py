@@ -10,7 +10,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.evaluation.evaluate import Evaluator
-from m2ib_lightning.evaluation.truth import truth_of
 from m2ib_lightning.methods import AttributionMethod, RandomMap
 from m2ib_lightning.metrics import PairMetric
 from m2ib_lightning.store import AttributionStore
@@ -51,18 +50,14 @@ class ScoreWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Score a batch."""
-        data: Any = getattr(trainer, "datamodule", None)
-        first = batch_idx * data.batch_size if data is not None else 0
-        references = data.pairs if data is not None else ()
-        truths = [truth_of(references, first + i) for i in range(len(batch))]
         attributions: list[Attribution] = outputs["attributions"]
         AttributionStore(self.folder / "attributions").append(attributions)
         for label, evaluator in self.evaluators.items():
             if label == "random":
-                rows = evaluator.explain(batch, truths)[1]
+                rows = evaluator.explain(batch)[1]
             else:
                 seconds = outputs["seconds"] / len(batch)
-                rows = [row | {"seconds": seconds} for row in evaluator.score(batch, attributions, truths)]
+                rows = [row | {"seconds": seconds} for row in evaluator.score(batch, attributions)]
             self.rows += [row | {"method": label} for row in rows]
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -13,13 +13,11 @@ from m2ib_lightning.data import make_scene
 from m2ib_lightning.evaluation import (
     Evaluator,
     Protocol,
-    Truth,
     compare,
     interval,
     paired_interval,
     sanity_metrics,
     standard_metrics,
-    truth_of,
 )
 from m2ib_lightning.evaluation.evidence import blurred, first_shown, spread
 from m2ib_lightning.evaluation.sanity import randomise
@@ -33,7 +31,7 @@ from m2ib_lightning.report.comparison import (
     verdict,
 )
 from m2ib_lightning.report.comparison_page import save_comparison_page
-from m2ib_lightning.types import Pair
+from m2ib_lightning.types import Pair, Truth
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +41,14 @@ def embedded():
 
 def scenes(count):
     made = [make_scene(500 + i, named=1 + i % 2) for i in range(count)]
-    pairs = [Pair(str(i), scene.image, scene.caption) for i, scene in enumerate(made)]
-    return pairs, [Truth(scene.mask, scene.spans) for scene in made]
+    truths = [Truth(scene.mask, scene.spans) for scene in made]
+    return [Pair(str(i), made[i].image, made[i].caption, truth=truth) for i, truth in enumerate(truths)]
 
 
 def test_every_metric_has_a_value_for_a_scene_and_only_scores_without_truth(embedded):
-    pairs, truths = scenes(3)
+    pairs = scenes(3)
     evaluator = Evaluator(Occlusion(embedded), standard_metrics() + sanity_metrics(), Protocol(steps=4, masks=6))
-    attributions, rows = evaluator.explain(pairs, truths)
+    attributions, rows = evaluator.explain(pairs)
     assert [a.id for a in attributions] == [row["id"] for row in rows] == ["0", "1", "2"]
     for metric in evaluator.metrics:
         low, high = metric.bounds
@@ -58,7 +56,7 @@ def test_every_metric_has_a_value_for_a_scene_and_only_scores_without_truth(embe
             assert low - 1e-6 <= row[metric.name] <= high + 1e-6, metric.name
         assert float(metric.compute()) == pytest.approx(np.mean([row[metric.name] for row in rows]), abs=1e-5)
     blind = Evaluator(Occlusion(embedded), protocol=Protocol(steps=4))
-    row = blind.explain(pairs[:1], [Truth()])[1][0]
+    row = blind.explain([pairs[0]._replace(truth=Truth())])[1][0]
     without = {name for name, value in row.items() if isinstance(value, float) and np.isnan(value)}
     named = ("PointingGame", "RelevanceMassAccuracy", "RelevanceRankAccuracy", "MeanIoU", "ContrastToNoiseRatio")
     assert without == {*(f"image/{name}" for name in named), "text/TokenAUROC", "text/TokenMassAccuracy"}
@@ -66,9 +64,9 @@ def test_every_metric_has_a_value_for_a_scene_and_only_scores_without_truth(embe
 
 @torch.no_grad()
 def test_masked_scores_and_curves_are_those_of_a_slow_loop(embedded):
-    pairs, truths = scenes(2)
+    pairs = scenes(2)
     evaluator = Evaluator(Occlusion(embedded), protocol=Protocol(steps=3))
-    attributions, rows = evaluator.explain(pairs, truths)
+    attributions, rows = evaluator.explain(pairs)
     for pair, a, row in zip(pairs, attributions, rows, strict=True):
         batch = embedded.preprocess_pairs([pair])
         other = embedded.embed("text", batch)
@@ -97,7 +95,7 @@ def test_masked_scores_and_curves_are_those_of_a_slow_loop(embedded):
 
 @torch.no_grad()
 def test_text_is_masked_by_scaling_the_embeddings_of_content_tokens(embedded):
-    batch = embedded.preprocess_pairs(scenes(2)[0])
+    batch = embedded.preprocess_pairs(scenes(2))
     objective = objectives(embedded, batch)["text"]
     table = embedded.model.text_model.embeddings
     scale = torch.rand(batch.input_ids.shape, generator=torch.Generator().manual_seed(0))
@@ -146,7 +144,6 @@ def test_tokens_are_true_where_they_share_characters_with_a_span():
     special = np.array([True, False, False, False, True])
     a = Attribution("", "a catfish", None, None, list("abcde"), special, spans, 0.0)
     assert true_tokens(a, [(2, 9)]).tolist() == [False, False, True, True, False]
-    assert truth_of([], 0) == Truth()
 
 
 def test_a_randomised_model_keeps_its_distribution_and_the_original_is_untouched(embedded):
