@@ -19,8 +19,8 @@ from m2ib_lightning.types import BadPair, Pair
 class PairDataModule(LightningDataModule):
     """Image-text pairs to explain: given one by one, in a file or folder, or composed scenes.
 
-    Give either `image` and `text`, or `source`, or `scenes`; with none of them, four scenes are composed. Every verb
-    gets the same pairs as batches of type `list[Pair]`; the last batch may be smaller.
+    Give either `image` and `text`, or `source`, `dataset` or `scenes`; with none of them, four scenes are composed.
+    Every verb gets the same pairs as batches of type `list[Pair]`; the last batch may be smaller.
 
     `fit` and `test` list all pairs and check them in `setup`, before anything is computed, and stop at a bad one.
     `predict` reads pairs as they are needed, so that their number does not matter; `setup` reads tables through, images
@@ -31,8 +31,9 @@ class PairDataModule(LightningDataModule):
         image: Path of an image, or several; a single one goes with every text.
         text: Caption, or several; a single one goes with every image.
         source: A CSV, TSV, JSONL or Parquet file, tar shards ("shards/*.tar"), a folder of images with captions
-            (metadata.csv, or cat.txt beside cat.jpg), "hf:NAME" of the hub, or a class: COCO, Flickr30kEntities,
-            ConceptualCaptions, MSCXR, HuggingFace.
+            (metadata.csv, or cat.txt beside cat.jpg), or "hf:NAME" of the hub.
+        dataset: A class that reads a format of its own: COCO, Flickr30kEntities, ConceptualCaptions, MSCXR,
+            HuggingFace, or a `PairSource` of yours.
         image_column: Column of `source` with the image's path, relative to the file, or the image itself.
         text_column: Column of `source` with the caption.
         id_column: Column of `source` with the pair's id. Without a column "id", ids are made from the image names.
@@ -59,7 +60,8 @@ class PairDataModule(LightningDataModule):
         self,
         image: str | list[str] | None = None,
         text: str | list[str] | None = None,
-        source: PairSource | str | None = None,
+        source: str | None = None,
+        dataset: PairSource | None = None,
         image_column: str = "image",
         text_column: str = "text",
         id_column: str = "id",
@@ -75,15 +77,15 @@ class PairDataModule(LightningDataModule):
         on_error: Literal["record", "stop"] = "record",
     ) -> None:
         super().__init__()
-        _check_choice(image, text, source, scenes)
+        _check_choice(image, text, source, dataset, scenes)
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
             if value < least:
                 raise ValueError(f"Expected `{name}` to be at least {least} but got {value}. Remedy: raise it.")
         if on_error not in ("record", "stop"):
             raise ValueError(f"Expected `on_error` to be 'record' or 'stop' but got {on_error!r}. Remedy: choose one.")
-        self.image, self.text, self.source = image, text, source
+        self.image, self.text, self.source, self.dataset = image, text, source, dataset
         self.columns = Columns(image_column, text_column, id_column, boxes_column, mask_column, spans_column)
-        self.scenes = 4 if image is None and source is None and scenes is None else scenes
+        self.scenes = 4 if image is None and source is None and dataset is None and scenes is None else scenes
         self.scene_options = (scene_seed, scene_objects, scene_named)
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -167,8 +169,8 @@ class PairDataModule(LightningDataModule):
     def _find(self) -> PairSource:
         if self.scenes is not None:
             return Scenes(self.scenes, *self.scene_options)
-        if isinstance(self.source, PairSource):
-            return self.source
+        if self.dataset is not None:
+            return self.dataset
         if self.source is not None:
             return open_source(self.source, self.columns)
         assert self.image is not None and self.text is not None  # one of the three, says the constructor
@@ -176,16 +178,20 @@ class PairDataModule(LightningDataModule):
 
 
 def _check_choice(
-    image: str | list[str] | None, text: str | list[str] | None, source: PairSource | str | None, scenes: int | None
+    image: str | list[str] | None,
+    text: str | list[str] | None,
+    source: str | None,
+    dataset: PairSource | None,
+    scenes: int | None,
 ) -> None:
     """One way to give pairs, and that one completely."""
     if (image is None) != (text is None):
         given, missing = ("image", "text") if text is None else ("text", "image")
         raise ValueError(f"Expected `image` and `text` but got only `{given}`. Remedy: give `{missing}` as well.")
-    kinds = {"image and text": image, "source": source, "scenes": scenes}
+    kinds = {"image and text": image, "source": source, "dataset": dataset, "scenes": scenes}
     given_kinds = [name for name, value in kinds.items() if value is not None]
     if len(given_kinds) > 1:
         raise ValueError(
-            f"Expected one of image and text, source, or scenes but got {' together with '.join(given_kinds)}. "
-            "Remedy: leave all but one out."
+            "Expected one of image and text, source, dataset, or scenes but got "
+            f"{' together with '.join(given_kinds)}. Remedy: leave all but one out."
         )

@@ -43,7 +43,7 @@ def open_source(source: str | Path, columns: Columns = Columns()) -> PairSource:
     if suffix not in TABLES and path.is_file():
         raise ValueError(
             f"Expected a file of pairs ({', '.join((*TABLES, *BUILDERS))}) or a folder but got {path}. "
-            "Remedy: convert it, or name the class that reads it."
+            "Remedy: convert it, or name the class that reads it as `dataset`."
         )
     if suffix not in TABLES:
         raise ValueError(

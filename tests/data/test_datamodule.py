@@ -135,6 +135,7 @@ def test_pairs_before_setup_are_refused():
         ({"text": "a", "scenes": 2}, "`image` and `text` but got only `text`"),
         ({"image": "a.png", "text": "a", "scenes": 2}, "one of .* but got image and text together with scenes"),
         ({"source": "a.csv", "scenes": 2}, "one of .* but got source together with scenes"),
+        ({"source": "a.csv", "dataset": Scenes(1)}, "one of .* but got source together with dataset"),
         ({"batch_size": 0}, "`batch_size` to be at least 1 but got 0"),
         ({"num_workers": -1}, "`num_workers` to be at least 0 but got -1"),
     ],

@@ -44,7 +44,7 @@ def shards(folder: Path, count: int = 2, each: int = 3) -> str:
     return str(folder / "part-*.tar")
 
 
-def read(source, **options) -> dict[str, Pair | BadPair]:
+def read(source: str | None = None, **options) -> dict[str, Pair | BadPair]:
     data = PairDataModule(source=source, batch_size=2, **options)
     data.setup("predict")
     pairs = [pair for batch in data.predict_dataloader() for pair in batch]
@@ -110,7 +110,7 @@ def test_the_hub_is_asked_for_the_name_and_split_given(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *a, **options: asked.append((a, options)) or splits)
     assert list(read("hf:someone/pairs:test")) == ["6"]
     assert asked[0][0] == ("someone/pairs", None) and asked[0][1]["streaming"]
-    assert list(read(HuggingFace("someone/pairs", "train", "en"))) == ["5", "6"]
+    assert list(read(dataset=HuggingFace("someone/pairs", "train", "en"))) == ["5", "6"]
     assert asked[1][0] == ("someone/pairs", "en")
     with pytest.raises(ValueError, match=r"a split of someone/pairs \(train, test\) but got None. Remedy: hf:"):
         read("hf:someone/pairs")

@@ -148,7 +148,7 @@ def test_stopping_at_a_bad_pair_names_it_before_anything_is_read(table: Path):
 
 
 def test_a_source_that_cannot_count_stops_when_it_comes_to_the_bad_pair():
-    data = PairDataModule(source=Numbers(2, texts=["a", ""]), batch_size=1, on_error="stop")
+    data = PairDataModule(dataset=Numbers(2, texts=["a", ""]), batch_size=1, on_error="stop")
     data.setup("predict")
     batches = iter(data.predict_dataloader())
     assert next(batches)[0].id == "n0"
@@ -193,7 +193,7 @@ class Recorder(LightningModule):
 
 def test_the_process_of_the_trainer_says_which_pairs_are_read(monkeypatch):
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, use_distributed_sampler=False)
-    data = PairDataModule(source=Numbers(5), batch_size=2)
+    data = PairDataModule(dataset=Numbers(5), batch_size=2)
     monkeypatch.setattr(type(trainer), "world_size", 2)
     monkeypatch.setattr(type(trainer), "global_rank", 1)
     data.trainer = trainer
@@ -204,7 +204,7 @@ def test_the_process_of_the_trainer_says_which_pairs_are_read(monkeypatch):
 
 def test_a_trainer_predicts_over_a_source_of_unknown_length():
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    batches = trainer.predict(Recorder(), datamodule=PairDataModule(source=Numbers(5), batch_size=2))
+    batches = trainer.predict(Recorder(), datamodule=PairDataModule(dataset=Numbers(5), batch_size=2))
     assert [pair.id for batch in batches for pair in batch] == [f"n{i}" for i in range(5)]
 
 
