@@ -22,7 +22,8 @@ class PairDataModule(LightningDataModule):
     Give either `image` and `text`, or `source`, `dataset` or `scenes`; with none of them, four scenes are composed.
     Every verb gets the same pairs as batches of type `list[Pair]`; the last batch may be smaller.
 
-    `fit` and `test` list all pairs and check them in `setup`, before anything is computed, and stop at a bad one.
+    `fit` and `test` list all pairs and check them in `setup`, before anything is computed, and stop at a bad one
+    (`test` of a data set that holds its images when it comes to it).
     `predict` reads pairs as they are needed, so that their number does not matter; `setup` reads tables through, images
     unopened, and refuses what is wrong with a source as a whole. Texts of similar length are put into one batch there.
     `test` and `predict` share pairs among the processes of the trainer without copies or padding.
@@ -126,6 +127,8 @@ class PairDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Find the pairs; for `fit` and `test`, and for `predict` that stops at a bad pair, check all of them.
 
+        What has no count, or holds its images, is checked for `fit` alone: else a bad pair stops when it is read.
+
         Raises:
             ValueError: The source as a whole cannot be read, or a pair that must be readable cannot.
         """
@@ -133,6 +136,7 @@ class PairDataModule(LightningDataModule):
             source = self._find()
             self._count, self._source = source.count(), source
         streamed = stage == "predict" and (self.on_error == "record" or self._count is None)
+        streamed = streamed or (stage != "fit" and self._source.holds_images)
         if self._pairs is None and not streamed:
             if not isinstance(self.pairs, Scenes):
                 check_all(self.pairs)

@@ -8,6 +8,7 @@ from pathlib import Path
 from m2ib_lightning.data.ids import Ids
 from m2ib_lightning.data.images import DICOM
 from m2ib_lightning.data.pairs import PairReference, PairSource
+from m2ib_lightning.types import BadPair
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", *DICOM)
 """Suffixes that make a file of a folder an image."""
@@ -16,7 +17,8 @@ IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", *DI
 class CaptionFolder(PairSource):
     """Images, also in subfolders, each with its caption beside it in a .txt file of the same name.
 
-    Ids are made from the paths. An image without a caption has an empty text, which is a bad pair.
+    Ids are made from the paths. An image without a caption has an empty text, which is a bad pair, as is one whose
+    caption is not UTF-8.
 
     Args:
         folder: Where they are.
@@ -25,7 +27,7 @@ class CaptionFolder(PairSource):
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
-    def references(self) -> Iterator[PairReference]:
+    def references(self) -> Iterator[PairReference | BadPair]:
         """The pairs, sorted by path.
 
         Raises:
@@ -34,9 +36,13 @@ class CaptionFolder(PairSource):
         ids = Ids()
         for image in self._images():
             caption = image.with_suffix(".txt")
-            text = caption.read_text("utf-8-sig", "replace").strip() if caption.is_file() else ""
             name = ids.make(image.relative_to(self.folder).with_suffix("").as_posix())
-            yield PairReference(name, str(image), text)
+            try:
+                text = caption.read_text("utf-8-sig").strip() if caption.is_file() else ""
+                yield PairReference(name, str(image), text)
+            except UnicodeDecodeError as problem:
+                fault = f"Expected text in UTF-8 but got {problem} in {caption}. Remedy: save it as UTF-8."
+                yield BadPair(name, "", str(image), fault)
 
     def count(self) -> int:
         """The number of images.

@@ -35,6 +35,8 @@ class HuggingFace(PairSource):
         ValueError: `files` match none.
     """
 
+    holds_images = True
+
     def __init__(
         self,
         path: str,

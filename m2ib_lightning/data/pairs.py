@@ -74,11 +74,16 @@ class PairSource(ABC):
         ...         yield from (PairReference(f"n{i}", f"{i}.png", f"the number {i}") for i in range(3))
         >>> [pair.id for pair in Numbers()]
         ['n0', 'n1', 'n2']
+
+    Attributes:
+        holds_images: Whether its references hold images, so that a list of them all takes much memory.
     """
 
+    holds_images = False
+
     @abstractmethod
-    def references(self) -> Iterable[Reference]:
-        """The pairs in order, no image opened.
+    def references(self) -> Iterable[Reference | BadPair]:
+        """The pairs in order, no image opened; a `BadPair` for one that cannot even be referred to.
 
         Raises:
             ValueError: Something is wrong with the source as a whole; said in one line.
@@ -103,12 +108,14 @@ class PairSource(ABC):
         """`references`, ids made where there are none; a pair with an id that cannot be is a `BadPair`."""
         ids = Ids()
         for position, pair in enumerate(self.references(), 1):
-            place = pair.place or f"pair {position}"
+            if isinstance(pair, BadPair):
+                yield pair._replace(id=ids.make(pair.id))
+                continue
             if pair.id == UNNAMED:
                 assert isinstance(pair, PairReference)
                 yield pair._replace(id=ids.make(_stem(pair.image)))
                 continue
-            fault = ids.fault(pair.id, place)
+            fault = ids.fault(pair.id, pair.place or f"pair {position}")
             if fault:
                 yield BadPair(ids.make(f"{pair.id}-pair-{position}"), pair.text, _source(pair.image), fault)
             else:

@@ -53,7 +53,9 @@ class Table(PairSource):
         Raises:
             ValueError: See `references`.
         """
-        return sum(1 for _ in self.references())
+        next(self.references())  # every line of a CSV file has the columns of the first
+        rows = rows_of(self.path) if TABLES[self.path.suffix.lower()] else self.references()
+        return sum(1 for _ in rows)
 
 
 def rows_of(path: Path, header: list[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -100,6 +100,13 @@ def test_parquet_holds_images_or_their_paths(tmp_path: Path, inside: bool, worke
     assert data.count == 3 and masks[0].sum() == 1 and masks[1] is masks[2] is None
 
 
+def test_a_test_does_not_list_what_holds_its_images(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("m2ib_lightning.data.datamodule.list_pairs", lambda source: pytest.fail("listed"))
+    data = PairDataModule(source=shards(tmp_path, count=1, each=1))
+    data.setup("test")
+    assert [pair.id for batch in data.test_dataloader() for pair in batch] == ["part-0-0000"]
+
+
 def test_the_hub_is_asked_for_the_name_and_split_given(monkeypatch):
     asked = []
     rows = {"image": [Image.new("L", (2, 2))] * 2, "text": ["a cat", "a dog"], "id": [5, 6]}

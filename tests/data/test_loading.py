@@ -184,6 +184,19 @@ def test_images_of_skipped_pairs_and_of_others_are_not_opened(table: Path, monke
     assert not set(read) & data.skip
 
 
+def test_a_caption_that_is_not_utf8_is_a_bad_pair_of_its_folder(tmp_path: Path):
+    for name, text in (("a", b"a cat"), ("b", "a caf\u00e9".encode("latin-1"))):
+        PICTURE.save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_bytes(text)
+    data = PairDataModule(source=str(tmp_path))
+    data.setup("predict")
+    good, bad = next(iter(data.predict_dataloader()))
+    assert isinstance(good, Pair) and isinstance(bad, BadPair) and bad.id == "b"
+    assert "text in UTF-8" in bad.error and "b.txt. Remedy: " in bad.error
+    with pytest.raises(ValueError, match=r"text in UTF-8 .*b.txt. Remedy: "):
+        PairDataModule(source=str(tmp_path)).setup("fit")
+
+
 class Recorder(LightningModule):
     """Keeps the batches that a trainer gives it."""
 
