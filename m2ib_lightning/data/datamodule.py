@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+from typing import Literal
+
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from m2ib_lightning.data.pairs import PairReference, check_all, make_references, read_pair, read_source
 from m2ib_lightning.data.scenes import Scene, make_scene
-from m2ib_lightning.types import Pair, Truth
+from m2ib_lightning.types import BadPair, Pair, Truth
 
 
 class SceneReferences:
@@ -63,6 +66,10 @@ class PairDataModule(LightningDataModule):
         scene_named: How many of them its caption names.
         batch_size: Pairs that are explained at once. Does not change the result.
         num_workers: Processes that read pairs ahead; 0 reads them in the main process.
+        on_error: What a pair that cannot be read does to a prediction: "stop" it, or be "record"ed among the results.
+
+    Attributes:
+        skip: Ids of pairs that a prediction leaves out.
 
     Raises:
         ValueError: None or several kinds of source are given, or a number is too small.
@@ -82,8 +89,11 @@ class PairDataModule(LightningDataModule):
         scene_named: int = 1,
         batch_size: int = 8,
         num_workers: int = 0,
+        on_error: Literal["record", "stop"] = "record",
     ) -> None:
         super().__init__()
+        self.on_error = on_error
+        self.skip: Container[str] = ()
         _check_choice(image, text, source, scenes)
         _at_least(1, batch_size=batch_size)
         _at_least(0, num_workers=num_workers)
@@ -117,7 +127,7 @@ class PairDataModule(LightningDataModule):
             ValueError: The source or a pair cannot be read.
         """
         if self._pairs is None:
-            self._pairs = self._find()
+            self._pairs = self._find(check=stage != "predict" or self.on_error == "stop")
 
     def train_dataloader(self) -> DataLoader[Pair]:
         """Batches of type `list[Pair]`, in order; each pair is read once and kept, since every epoch asks for it."""
@@ -127,11 +137,18 @@ class PairDataModule(LightningDataModule):
         """The same batches as for training."""
         return self._loader()
 
-    def predict_dataloader(self) -> DataLoader[Pair]:
-        """The same batches as for training."""
-        return self._loader()
+    def predict_dataloader(self) -> DataLoader[Pair | BadPair]:
+        """Batches of type `list[Pair | BadPair]`: of the pairs that are not skipped, the share of this process."""
+        rank, size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        mine = [i for i in range(rank, len(self.pairs), size) if _id(self.pairs, i) not in self.skip]
+        return DataLoader(
+            _Share(self.pairs, mine, self.on_error == "record"),
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            collate_fn=list,
+        )
 
-    def _find(self) -> list[PairReference] | SceneReferences:
+    def _find(self, check: bool = True) -> list[PairReference] | SceneReferences:
         if self.scenes is not None:
             return SceneReferences(self.scenes, *self.scene_options)
         if self.source is not None:
@@ -139,7 +156,8 @@ class PairDataModule(LightningDataModule):
         else:
             assert self.image is not None and self.text is not None  # one of the three, says the constructor
             references = make_references(self.image, self.text)
-        check_all(references)
+        if check:
+            check_all(references)
         return references
 
     def _loader(self, keep: bool = False) -> DataLoader[Pair]:
@@ -168,6 +186,31 @@ class _Pairs(Dataset[Pair]):
         if index not in self.kept:
             self.kept[index] = read_pair(self.references[index])
         return self.kept[index]
+
+
+class _Share(Dataset[Pair | BadPair]):
+    """The pairs of one process, those that cannot be read as bad ones if told to."""
+
+    def __init__(self, references: list[PairReference] | SceneReferences, places: list[int], record: bool) -> None:
+        self.references, self.places, self.record = references, places, record
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Pair | BadPair:
+        reference = self.references[self.places[index]]
+        try:
+            return read_pair(reference)
+        except ValueError as problem:
+            if not self.record:
+                raise
+            return BadPair(reference.id, reference.text, str(reference.image), str(problem))
+
+
+def _id(references: list[PairReference] | SceneReferences, index: int) -> str:
+    if isinstance(references, SceneReferences):
+        return f"scene-{references.seeds[index]:06d}"
+    return references[index].id
 
 
 def _check_choice(
