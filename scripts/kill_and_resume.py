@@ -5,9 +5,9 @@
     python scripts/kill_and_resume.py --devices 2 --kills 5
     python scripts/kill_and_resume.py --scenes 40 --kills 3 --last 2     # quick
 
-Each time one process of the run, chosen at random, gets `kill -9`: one time in four at a random moment of its start, else
-at a random moment of the `--last` seconds after it has written its first part. At the end every id must be there exactly once, and every map must be that of the undisturbed run. Further
-arguments go to `m2ib predict`.
+Each time one process of the run, chosen at random, gets `kill -9`: one time in four at a random moment of its start,
+else at a random moment of the `--last` seconds after it has written its first part. At the end every id must be there
+exactly once, and every map must be that of the undisturbed run. Further arguments go to `m2ib predict`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def compare(undisturbed: Path, killed: Path, scenes: int) -> tuple[bool, float]:
     """
     wanted = {a.id: a for a in AttributionStore(undisturbed / "attributions")}
     counts = Counter(AttributionStore(killed / "attributions").to_pandas().id)
-    if len(wanted) != scenes or counts != Counter(wanted):
+    if len(wanted) != scenes or counts != Counter(wanted.keys()):
         sys.exit(f"FAILED: {len(counts)} ids of {scenes}, {sum(counts.values())} rows")
     equal, largest = True, 0.0
     for a in AttributionStore(killed / "attributions"):

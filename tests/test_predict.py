@@ -252,19 +252,20 @@ def test_a_truncated_part_is_named_and_the_rest_is_kept(undisturbed, tmp_path, c
 
 def test_a_full_disk_is_said_in_one_line_and_the_same_command_goes_on_when_there_is_room(undisturbed, tmp_path):
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", tmp_path], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip("needs the right to mount")
     try:
-        said = run(*COMMAND, f"--output={tmp_path}")
+        command = [*COMMAND, "--part_pairs=4", f"--output={tmp_path}"]
+        said = run(*command)
         errors = [line for line in said.stderr.splitlines() if "error" in line]
         assert said.returncode == 2 and len(errors) == 1 and f"room for a part in {tmp_path}" in errors[0]
         assert "Traceback" not in said.stderr and "the same command goes on" in errors[0]
         kept = len(store(tmp_path))
         assert 0 < kept < 24
         subprocess.run(["mount", "-o", "remount,size=10m", tmp_path], check=True)
-        assert run(*COMMAND, f"--output={tmp_path}").returncode == 0
+        assert run(*command).returncode == 0
         assert_same(tmp_path, undisturbed)
     finally:
         deadline = time.monotonic() + 10
