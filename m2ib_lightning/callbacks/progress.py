@@ -39,10 +39,8 @@ class PairProgress(ProgressBar):
         if not self.enabled:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
-        try:
-            total, there = len(data), len(getattr(data, "skip", ()))
-        except TypeError:  # no data module, or one that cannot know
-            total, there = None, 0
+        # None where only reading them all would tell.
+        total, there = getattr(data, "count", None), len(getattr(data, "skip", ()))
         # A file that takes the output gets a line now and then.
         seconds = 0.2 if sys.stderr.isatty() else 10.0
         self.line = tqdm(

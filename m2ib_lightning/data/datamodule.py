@@ -120,6 +120,11 @@ class PairDataModule(LightningDataModule):
         """The number of pairs."""
         return len(self.pairs)
 
+    @property
+    def count(self) -> int | None:
+        """The number of pairs of all processes, skipped ones included."""
+        return len(self.pairs)
+
     def setup(self, stage: str) -> None:
         """Find the pairs and check all of them, once; the stage makes no difference.
 
