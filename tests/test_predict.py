@@ -11,9 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
+from torch.utils.data import DataLoader
 
-from m2ib_lightning import M2IB, AttributionStore, load_backbone
+from m2ib_lightning import M2IB, AttributionStore, PairDataModule, load_backbone
+from m2ib_lightning.callbacks import PredictionWriter
 from m2ib_lightning.cli import main
 from m2ib_lightning.data import make_scene
 from m2ib_lightning.types import BadPair, Pair
@@ -188,6 +191,22 @@ def test_a_pair_that_the_model_cannot_read_is_bad_and_the_others_of_its_batch_ar
     Recording.on_error = "stop"
     with pytest.raises(ValueError, match="odd one"):
         method.predict_step(batch, 0)
+
+
+def test_in_python_a_trainer_writes_and_goes_on_with_a_data_module_only(tmp_path):
+    def predict(folder: Path, **data) -> None:
+        quiet = dict(enable_progress_bar=False, enable_model_summary=False)
+        trainer = Trainer(accelerator="cpu", logger=False, callbacks=[PredictionWriter(folder)], **quiet)
+        trainer.predict(M2IB(steps=1, noise_samples=1), return_predictions=False, **data)
+
+    for _ in range(2):
+        predict(tmp_path / "a", datamodule=PairDataModule(scenes=3))
+    assert [a.id for a in store(tmp_path / "a")] == [f"scene-00000{i}" for i in range(3)]
+    loader = DataLoader([Pair("x", make_scene(0).image, "a cat")], collate_fn=list)
+    predict(tmp_path / "b", dataloaders=loader)
+    with pytest.raises(ValueError, match=r"no earlier results .* PairDataModule"):
+        predict(tmp_path / "b", dataloaders=loader)
+    assert len(store(tmp_path / "b")) == 1
 
 
 def run(*arguments: str, **keywords) -> subprocess.CompletedProcess[str]:

@@ -197,8 +197,8 @@ def test_an_interruption_just_after_a_part_has_its_name_doubles_no_pair(tmp_path
         original(*arguments)
         raise KeyboardInterrupt
 
-    original = module.write_part
-    monkeypatch.setattr(module, "write_part", interrupted)
+    original = module.write_table
+    monkeypatch.setattr(module, "write_table", interrupted)
     with pytest.raises(KeyboardInterrupt):
         writer.flush()
     writer.flush()

@@ -74,7 +74,7 @@ class PredictionWriter(Callback):
             return
         if trainer.is_global_zero:
             try:
-                self._open(pl_module)
+                self._open(pl_module, hasattr(trainer.datamodule, "skip"))  # type: ignore[attr-defined]
             except BaseException:
                 self.lock.release()
                 _tell_children(trainer, signal.SIGKILL)  # they wait for this process below
@@ -84,7 +84,7 @@ class PredictionWriter(Callback):
         self.writer = PartWriter(
             self.store, self._provenance(pl_module), trainer.global_rank, self.maps, self.part_pairs, self.part_seconds
         )
-        if trainer.datamodule is not None:  # type: ignore[attr-defined]
+        if hasattr(trainer.datamodule, "skip"):  # type: ignore[attr-defined]
             trainer.datamodule.skip = self.store.ids()  # type: ignore[attr-defined]
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -141,11 +141,16 @@ class PredictionWriter(Callback):
             self._report()
         self.lock.release()
 
-    def _open(self, method: AttributionMethod) -> None:
+    def _open(self, method: AttributionMethod, can_skip: bool) -> None:
         """What one process does for all, alone in the folder."""
         self.lock.take()
         there = self.store.provenance
         if there is not None:
+            if not can_skip:
+                raise ValueError(
+                    f"Expected no earlier results in {str(self.folder)!r} but there are {len(self.store)}. "
+                    "Remedy: choose another folder, or pass a PairDataModule, which leaves out what is done."
+                )
             if self.configuration is not None:  # before the model is loaded
                 check_same(self.folder, there, Provenance("", "", self._configuration(method)))
             check_same(self.folder, there, self._provenance(method))

@@ -93,14 +93,19 @@ def write_part(
     Raises:
         StoreError: The disk is full or the folder cannot be written.
     """
+    write_table(path, to_table(results, precision), provenance)
+
+
+def to_table(results: Sequence[Attribution | BadPair], precision: Precision = "float32") -> pa.Table:
+    """Results as rows."""
     import pyarrow as pa
 
     rows = [_bad_row(r) if isinstance(r, BadPair) else _row(r, precision) for r in results]
-    write_table(path, pa.Table.from_pylist(rows, schema=columns(precision)), provenance)
+    return pa.Table.from_pylist(rows, schema=columns(precision))
 
 
 def write_table(path: Path, table: pa.Table, provenance: Provenance) -> None:
-    """The same of rows that are a table already."""
+    """The same as `write_part` of rows that are a table already."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

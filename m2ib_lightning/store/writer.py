@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from m2ib_lightning.attribution import Attribution
-from m2ib_lightning.store.parts import Precision, Provenance, write_part
+from m2ib_lightning.store.parts import Precision, Provenance, to_table, write_table
 from m2ib_lightning.store.reader import AttributionStore
 from m2ib_lightning.types import BadPair
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class PartWriter:
@@ -37,7 +41,8 @@ class PartWriter:
     ) -> None:
         self.store, self.provenance, self.rank, self.precision = store, provenance, rank, precision
         self.pairs, self.seconds = pairs, seconds
-        self.waiting: list[Attribution | BadPair] = []
+        # As tables: thousands of small arrays between a batch's large ones would cut the memory into pieces.
+        self.waiting: list[pa.Table] = []
         self._path = store.next_part(rank)
         self._begun = time.monotonic()
 
@@ -47,14 +52,16 @@ class PartWriter:
         Raises:
             StoreError: The part cannot be written. The results wait for the next try.
         """
-        self.waiting += results
-        if len(self.waiting) >= self.pairs or time.monotonic() - self._begun >= self.seconds:
+        self.waiting.append(to_table(results, self.precision))
+        if sum(map(len, self.waiting)) >= self.pairs or time.monotonic() - self._begun >= self.seconds:
             self.flush()
 
     def flush(self) -> None:
         """Write what waits. An interrupted call may be made again: no pair is written twice."""
+        import pyarrow as pa
+
         if self.waiting and not self._path.exists():
-            write_part(self._path, self.waiting, self.provenance, self.precision)
+            write_table(self._path, pa.concat_tables(self.waiting), self.provenance)
         self.waiting = []
         self._path = self.store.next_part(self.rank)
         self._begun = time.monotonic()
