@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import has_torch_function
 
+from m2ib_lightning.backbones.frozen import run_linear
+
 
 def attend(
     queries: Tensor,
@@ -70,7 +72,8 @@ def attend_states(
     """
     if _asks_once(queries, causal) and isinstance(key, nn.Linear) and type(key) is type(value) is nn.Linear:
         return _attend_once(queries, states, key.weight, value.weight, value.bias, heads=heads, mask=mask, scale=scale)
-    return attend(queries, key(states), value(states), heads=heads, mask=mask, causal=causal, scale=scale)
+    keys, values = run_linear(key, states), run_linear(value, states)
+    return attend(queries, keys, values, heads=heads, mask=mask, causal=causal, scale=scale)
 
 
 def attend_fused(

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from m2ib_lightning.backbones.activation import run_mlp
 from m2ib_lightning.backbones.attention import attend_states
 from m2ib_lightning.backbones.base import Tower
+from m2ib_lightning.backbones.frozen import run_linear, run_mlp
 from m2ib_lightning.types import HiddenStates, Layer, PairBatch
 
 
@@ -54,10 +54,10 @@ class PreNormBlock:
         """Attention of normalised states, (N, Q, D) and (N, L, D) to (N, Q, D)."""
         own = self.layer.self_attn
         mixed = attend_states(
-            own.q_proj(queries), states, own.k_proj, own.v_proj,
+            run_linear(own.q_proj, queries), states, own.k_proj, own.v_proj,
             heads=own.num_heads, mask=mask, causal=causal, scale=own.scale,
         )  # fmt: skip
-        return own.out_proj(mixed)
+        return run_linear(own.out_proj, mixed)
 
 
 class PostNormBlock:

@@ -5,7 +5,7 @@ import torch
 from transformers import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPMLP
 
-from m2ib_lightning.backbones.activation import run_mlp
+from m2ib_lightning.backbones.frozen import run_linear, run_mlp
 
 
 @pytest.fixture
@@ -43,3 +43,22 @@ def test_an_mlp_in_training_gets_the_gradients_of_its_weights(mlp):
     trained = copy.deepcopy(mlp).requires_grad_(True)
     run_mlp(trained, torch.randn(5, 6)).sum().backward()
     assert all(parameter.grad is not None for parameter in trained.parameters())
+
+
+def test_a_frozen_layer_and_its_gradient_are_the_librarys():
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(6, 4).requires_grad_(False)
+    ours, weight = torch.randn(2, 3, 6, requires_grad=True), torch.randn(2, 3, 4)
+    theirs = ours.detach().clone().requires_grad_()
+    (run_linear(layer, ours) * weight).sum().backward()
+    (layer(theirs) * weight).sum().backward()
+    torch.testing.assert_close(run_linear(layer, ours), layer(theirs), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_a_layer_in_training_gets_its_gradient_and_autocast_its_precision():
+    layer = torch.nn.Linear(6, 4)
+    run_linear(layer, torch.randn(2, 6)).sum().backward()
+    assert layer.weight.grad is not None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert run_linear(layer.requires_grad_(False), torch.randn(2, 6)).dtype == torch.bfloat16

@@ -1,0 +1,109 @@
+"""Frozen layers in less time than the library's: no gradient for weights, oneDNN's products, few passes over memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+SLOPE = 1.702
+"""QuickGELU is x sigmoid(1.702 x) = silu(u) / 1.702 with u = 1.702 x, and its derivative in x is silu'(u)."""
+
+
+def run_linear(layer: Any, x: Tensor) -> Tensor:
+    """What the layer gives; faster if it is a frozen `nn.Linear` in float32 on a processor.
+
+    Args:
+        layer: Of the model. One that is being trained, or is of another class, runs as the library has it.
+        x: (..., D).
+
+    Returns:
+        (..., D').
+    """
+    if type(layer) is not nn.Linear or layer.weight.requires_grad or not _has_onednn(_precision(x), x):
+        return layer(x)
+    product: Tensor = _FrozenLinear.apply(x.flatten(0, -2), layer.weight, layer.bias)
+    return product.view(*x.shape[:-1], -1)
+
+
+def run_mlp(mlp: Any, x: Tensor) -> Tensor:
+    """A frozen two-layer MLP (`fc1`, `activation_fn`, `fc2`) as the library runs it; faster if it has a QuickGELU.
+
+    Args:
+        mlp: Of the model. One that is being trained runs as the library has it.
+        x: (..., D).
+
+    Returns:
+        Of the same shape.
+    """
+    if not _is_frozen_quick_gelu(mlp):
+        return mlp(x)
+    dtype = _precision(x)
+    weights = (weight.to(dtype) for layer in (mlp.fc1, mlp.fc2) for weight in (layer.weight, layer.bias))
+    with torch.autocast(x.device.type, enabled=False):
+        flat: Tensor = _FrozenMLP.apply(x.to(dtype).flatten(0, -2), *weights)
+    return flat.view(x.shape)
+
+
+class _FrozenLinear(torch.autograd.Function):
+    """A matrix product with no gradient for the weight."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        return _product(grad_outputs[0], weight.t()), None, None
+
+
+class _FrozenMLP(torch.autograd.Function):
+    """fc2(quick_gelu(fc1(x))) with no gradient for weights."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+        u = _product(x, w1, b1).mul_(SLOPE)
+        ctx.save_for_backward(u, w1, w2)
+        return _product(F.silu(u).mul_(1 / SLOPE), w2, b2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        u, w1, w2 = ctx.saved_tensors
+        # d silu(u) / SLOPE with du = SLOPE w1 dx: the factors cancel.
+        inner = _product(grad_outputs[0], w2.t())
+        torch.ops.aten.silu_backward.grad_input(inner, u, grad_input=inner)
+        return _product(inner, w1.t()), None, None, None, None
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The product x weight^T + bias of matrices, by oneDNN where it can: up to a quarter faster than `F.linear`."""
+    if not _has_onednn(x.dtype, x):
+        return F.linear(x, weight, bias)
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return product
+
+
+def _has_onednn(dtype: torch.dtype, x: Tensor) -> bool:
+    return x.device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available()
+
+
+def _precision(x: Tensor) -> torch.dtype:
+    """What a product of `x` is computed in, under autocast or not."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def _is_frozen_quick_gelu(mlp: Any) -> bool:
+    layers = getattr(mlp, "fc1", None), getattr(mlp, "fc2", None)
+    return (
+        type(getattr(mlp, "activation_fn", None)).__name__ == "QuickGELUActivation"
+        and all(type(layer) is nn.Linear for layer in layers)
+        and not any(parameter.requires_grad for parameter in mlp.parameters())
+    )
