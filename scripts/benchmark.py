@@ -5,10 +5,14 @@
     python scripts/benchmark.py --scaling --device cuda
 
 (a) the released way: one pair and one modality at a time, both towers in full at every step for ten copies of it,
-    gradients for every weight; (b) ours, for several batch sizes and precisions, in turn with (a); (c) the floor: the
-    floating-point operations that (b) makes, over the rate at which this machine does its matrix products; (d) peak
-    memory beyond the model; (e) with --scaling, time against pairs, noise samples, steps and model. Weights are random:
-    time does not depend on them. Prints tables and writes everything to a JSON file.
+    gradients for every weight;
+(b) ours, for several batch sizes and precisions and for the cheap setting, in turn with (a);
+(c) the floor: the floating-point operations that (b) makes, over the rate at which this machine does the matrix
+    products among them, measured in turn with (b);
+(d) peak memory beyond the model, each in a process of its own;
+(e) with --scaling, time against pairs, noise samples, steps and model.
+
+Weights are random: time does not depend on them. Prints tables and writes everything to a JSON file.
 """
 
 from __future__ import annotations
@@ -19,13 +23,16 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
@@ -33,7 +40,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from m2ib_lightning import M2IB, RELEASED, load_backbone
+from m2ib_lightning import M2IB, RELEASED, Attribution, load_backbone
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.backbones.clip import CLIPBackbone
 from m2ib_lightning.backbones.load import EMBEDDED
@@ -46,6 +53,7 @@ SHAPES = {
     "ViT-L/14": dict(patch=14, width=1024, layers=24, heads=16, text=768, dim=768),
 }
 STEPS, SAMPLES = 10, 10
+CHEAP: dict[str, Any] = {"noise_samples": 2, "antithetic": True}
 console = Console()
 
 
@@ -73,36 +81,45 @@ def scenes(backbone: Backbone, count: int) -> PairBatch:
     return backbone.preprocess_pairs([Pair(str(i), s.image, s.caption) for i, s in enumerate(made)])
 
 
-def released_way(backbone: Backbone, batch: PairBatch, steps: int) -> None:
-    """What the released code computes for one pair, as a plain loop."""
+def released_way(backbone: Backbone, batch: PairBatch, full_text: bool = False) -> None:
+    """What the released code computes for one pair, as a plain loop; gradients of weights add up and are never used.
+
+    Args:
+        backbone: A CLIP.
+        batch: Its first pair is explained.
+        full_text: Whether the text is padded to the model's full length, as OpenAI's tokenizer does.
+    """
     model = backbone.model.requires_grad_(True)
-    inputs = dict(pixel_values=batch.pixel_values[:1], input_ids=batch.input_ids[:1])
-    for tower in (model.vision_model, model.text_model):
+    ids = batch.input_ids[:1, : int(batch.attention_mask[0].sum())]
+    if full_text:
+        ids = F.pad(ids, (0, backbone.text.length - ids.shape[1]), value=int(ids[0, -1]))
+    inputs = dict(pixel_values=batch.pixel_values[:1], input_ids=ids)
+    for tower, name in ((model.vision_model, "pixel_values"), (model.text_model, "input_ids")):
         layers = tower.encoder.layers
         block = layers[min(round(0.75 * len(layers)), len(layers) - 2)]
         kept: list[Tensor] = []
         handle = block.register_forward_hook(lambda _m, _i, out, kept=kept: kept.append(out.detach()))
         with torch.no_grad():
-            model(**inputs)
+            tower(inputs[name])
         handle.remove()
         hidden = kept[0]
         alpha = torch.full_like(hidden, 5.0, requires_grad=True)
         optimizer = torch.optim.Adam([alpha], lr=1.0)
-        for _ in range(steps):
+        copies = {key: value.expand(SAMPLES, *value.shape[1:]) for key, value in inputs.items()}
+        for _ in range(STEPS):
+            optimizer.zero_grad()
             lambda_ = torch.sigmoid(alpha)
-            copies = {name: value.expand(SAMPLES, *value.shape[1:]) for name, value in inputs.items()}
-            z = lambda_ * hidden + (1 - lambda_) * torch.randn(SAMPLES, *hidden.shape[1:], device=hidden.device)
+            mean, variance = lambda_ * hidden, (1 - lambda_) ** 2
+            capacity = -0.5 * (1 + torch.log(variance) - mean**2 - variance)
+            z = mean + variance.sqrt() * torch.randn(SAMPLES, *hidden.shape[1:], device=hidden.device)
             handle = block.register_forward_hook(lambda _m, _i, _o, z=z: z)
             out = model(**copies)
             handle.remove()
-            capacity = 0.5 * ((lambda_ * hidden) ** 2 + (1 - lambda_) ** 2 - 1) - torch.log(1 - lambda_)
             loss = 0.1 * capacity.mean() - F.cosine_similarity(out.image_embeds, out.text_embeds).mean()
-            model.zero_grad()
-            optimizer.zero_grad()
             loss.backward()
             optimizer.step()
     model.zero_grad(set_to_none=True)
-    backbone.model.requires_grad_(False)
+    model.requires_grad_(False)
 
 
 def timed(run: Callable[[], Any]) -> float:
@@ -129,29 +146,57 @@ class Products(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def floor(run: Callable[[], Any], device: str) -> dict[str, float]:
-    """Seconds that the operations of `run` take at the rate of its own matrix products."""
-    with FlopCounterMode(display=False) as counter:
-        run()
-    with Products() as products:
-        run()
-    seconds = operations = 0.0
-    for (shape_a, stride_a, shape_b, stride_b, dtype), count in products.found.items():
-        a, b = (
-            torch.randn(max(shape[0] * stride[0], shape[1] * stride[1]) + 1, device=device).to(dtype)
-            .as_strided(shape, stride)
-            for shape, stride in ((shape_a, stride_a), (shape_b, stride_b))
-        )  # fmt: skip
-        repeats = max(3, int(2e9 / (2 * shape_a[0] * shape_a[1] * shape_b[1])))
-        a @ b
-        seconds += count * min(timed(lambda a=a, b=b, n=repeats: [a @ b for _ in range(n)]) for _ in range(3)) / repeats
-        operations += count * 2.0 * shape_a[0] * shape_a[1] * shape_b[1]
-    rate = operations / seconds
-    return {"operations": counter.get_total_flops(), "rate": rate, "seconds": counter.get_total_flops() / rate}
+class Floor:
+    """The matrix products of a run, done again by themselves: no run that needs so many operations can be faster.
+
+    Args:
+        run: Given a number of steps.
+        device: Where it runs.
+
+    Attributes:
+        operations: Floating-point operations of `run(STEPS)`, attention's included.
+    """
+
+    def __init__(self, run: Callable[[int], Any], device: str) -> None:
+        counted = []
+        for steps in (1, 2):
+            with Products() as products, FlopCounterMode(display=False) as counter:
+                run(steps)
+            counted.append((counter.get_total_flops(), products.found))
+        (once, found_once), (twice, found_twice) = counted
+        self.operations = once + (STEPS - 1) * (twice - once)
+        step = found_twice - found_once
+        self.products = [(*_operands(shape, device), count) for shape, count in step.items()]
+        self.products_operations = sum(2 * a.numel() * b.shape[1] * count for a, b, _, count in self.products)
+
+    def seconds(self) -> float:
+        """All operations at the rate that the products of one step reach now."""
+        return self.operations * timed(self._products_of_a_step) / self.products_operations
+
+    def _products_of_a_step(self) -> None:
+        for a, b, out, count in self.products:
+            for _ in range(count):
+                torch.mm(a, b, out=out)
 
 
-def peak_memory(run: Callable[[], Any], device: str) -> float:
-    """MB that `run` takes beyond what was there."""
+def _operands(key: tuple, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    shape_a, stride_a, shape_b, stride_b, dtype = key
+    a, b = (
+        torch.randn(max(shape[0] * stride[0], shape[1] * stride[1]) + 1, device=device).to(dtype)
+        .as_strided(shape, stride)
+        for shape, stride in ((shape_a, stride_a), (shape_b, stride_b))
+    )  # fmt: skip
+    return a, b, torch.empty(shape_a[0], shape_b[1], device=device, dtype=dtype)
+
+
+def peak_memory(name: str, size: int, precision: str, device: str) -> float:
+    """MB that the first batch of a fresh process takes beyond the loaded model."""
+    own = [sys.executable, __file__, "--model", name, "--device", device, "--peak-memory", str(size), precision]
+    return float(subprocess.run(own, check=True, capture_output=True, text=True).stdout)
+
+
+def own_peak_memory(run: Callable[[], Any], device: str) -> float:
+    """MB that `run` takes beyond what this process holds."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -169,53 +214,78 @@ def _status(name: str) -> float:
     return float(next(r for r in Path("/proc/self/status").read_text().splitlines() if r.startswith(name)).split()[1])
 
 
-def explain_once(backbone: Backbone, batch: PairBatch, precision: str, **arguments: Any) -> Callable[[], Any]:
-    method = M2IB(backbone, **{**RELEASED, "noise_samples": SAMPLES, "tolerance": None, **arguments})
-    method.prepare()
+def explain(backbone: Backbone, batch: PairBatch, precision: str, **arguments: Any) -> list[Attribution]:
+    """Explain a batch in the released setting, no pair stopping early."""
+    method = M2IB(backbone, **{**RELEASED, "steps": STEPS, "tolerance": None, **arguments})
+    with torch.autocast(batch.pixel_values.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        return method.attribute(batch)
 
-    def run() -> None:
-        with torch.autocast(batch.pixel_values.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            method.attribute(batch)
 
-    return run
+def correlation(found: list[Attribution], wanted: list[Attribution]) -> float:
+    """Pearson correlation of the maps of the image, and of the text's content tokens; the mean over pairs and both."""
+    values = []
+    for a, b in zip(found, wanted, strict=True):
+        assert a.image_map is not None and b.image_map is not None and a.text_map is not None and b.text_map is not None
+        values.append(np.corrcoef(a.image_map.ravel(), b.image_map.ravel())[0, 1])
+        values.append(np.corrcoef(a.text_map[~a.special], b.text_map[~b.special])[0, 1])
+    return float(np.mean(values))
+
+
+class Way(NamedTuple):
+    """One of our ways of computing: so many pairs at once, in a precision, with further arguments of M2IB."""
+
+    label: str
+    size: int
+    precision: str = "float32"
+    arguments: dict[str, Any]
+
+
+def ways(sizes: list[int]) -> list[Way]:
+    found = [Way(f"batch {size}, {p}", size, p, {}) for size in sizes for p in ("float32", "bf16")]
+    return [*found, *(Way(f"batch {size}, cheap", size, "float32", CHEAP) for size in sizes)]
 
 
 def compare(name: str, sizes: list[int], repeats: int, device: str) -> list[dict[str, Any]]:
     """(a) to (d): rows of one model."""
     backbone = random_clip(name, device)
     batches = {size: scenes(backbone, size) for size in sizes}
-    ways: dict[str, tuple[int, Callable[[], Any], float]] = {
-        "released way": (1, lambda: released_way(backbone, batches[sizes[0]], 1), STEPS)
-    }
-    for size in sizes:
-        for precision in ("float32", "bf16"):
-            ways[f"batch {size}, {precision}"] = (size, explain_once(backbone, batches[size], precision), 1)
-    cheap = dict(noise_samples=2, antithetic=True)
-    ways[f"batch {sizes[-1]}, 2 samples"] = (
-        sizes[-1],
-        explain_once(backbone, batches[sizes[-1]], "float32", **cheap),
-        1,
-    )
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    for turn in range(repeats + 1):
-        for way, (size, run, factor) in ways.items():
-            # One step of the released way, times the number of steps: each costs the same.
-            took = timed(run) * factor / size
-            if turn:
-                seconds[way].append(took)
-    rows = []
+    floors = {}
+    for way in ways(sizes):
+        runs = partial(explain, backbone, batches[way.size], way.precision, **way.arguments)
+        floors[way.label] = Floor(lambda steps, runs=runs: runs(steps=steps), device)
+    seconds: dict[str, list[float]] = defaultdict(list)
+    released_way(backbone, batches[sizes[0]])
+    for _ in track(range(repeats), "turns", console=console, transient=True):
+        seconds["released way"].append(timed(lambda: released_way(backbone, batches[sizes[0]])))
+        for way in ways(sizes):
+            run = partial(explain, backbone, batches[way.size], way.precision, **way.arguments)
+            seconds[way.label].append(timed(run) / way.size)
+            seconds[f"floor of {way.label}"].append(floors[way.label].seconds() / way.size)
     base = statistics.median(seconds["released way"])
-    for way, (size, run, _) in ways.items():
-        row: dict[str, Any] = {"model": name, "way": way, "seconds_per_pair": statistics.median(seconds[way])}
-        row |= {"least": min(seconds[way]), "most": max(seconds[way]), "times_faster": base / row["seconds_per_pair"]}
-        if way != "released way":
-            limit = floor(run, device)
-            row["floor_ratio"] = row["seconds_per_pair"] * size / limit["seconds"]
-            row["gflops_per_second_of_products"] = limit["rate"] / 1e9
-            row["peak_mb"] = peak_memory(run, device)
+    padded = [timed(lambda: released_way(backbone, batches[sizes[0]], full_text=True))]
+    rows = [{"model": name, "way": "released way", "times_faster": 1.0, **spread(seconds["released way"])}]
+    rows += [{"model": name, "way": "the same, text padded", "times_faster": base / padded[0], **spread(padded)}]
+    many = explain(backbone, batches[sizes[0]], "float32", noise_samples=64, seed=1)
+    few = explain(backbone, batches[sizes[0]], "float32")
+    for way in ways(sizes):
+        took = spread(seconds[way.label])
+        limit = statistics.median(seconds[f"floor of {way.label}"])
+        row = {"model": name, "way": way.label, **took, "times_faster": base / took["seconds_per_pair"]}
+        row |= {"floor": limit, "floor_ratio": statistics.median(
+            ours / least for ours, least in zip(seconds[way.label], seconds[f"floor of {way.label}"], strict=True)
+        )}  # fmt: skip
+        row["gflops_per_second"] = floors[way.label].operations / way.size / limit / 1e9
+        if way.size == sizes[0]:
+            found = explain(backbone, batches[way.size], way.precision, **way.arguments)
+            row["pearson_float32"], row["pearson_64_samples"] = correlation(found, few), correlation(found, many)
+        if not way.arguments:
+            row["peak_mb"] = peak_memory(name, way.size, way.precision, device)
         rows.append(row)
-        console.print(f"  {name} {way}: {row['seconds_per_pair']:.3f} s a pair")
     return rows
+
+
+def spread(seconds: list[float]) -> dict[str, float]:
+    return {"seconds_per_pair": statistics.median(seconds), "least": min(seconds), "most": max(seconds)}
 
 
 def scaling(device: str) -> list[dict[str, Any]]:
@@ -228,13 +298,10 @@ def scaling(device: str) -> list[dict[str, Any]]:
             plan += [dict(noise_samples=n) for n in (1, 4, 20)] + [dict(steps=n) for n in (5, 20)]
         for change in plan:
             size = change.get("pairs", 4)
-            run = explain_once(
-                backbone, scenes(backbone, size), "float32", **{k: v for k, v in change.items() if k != "pairs"}
-            )
+            batch = scenes(backbone, size)
+            run = partial(explain, backbone, batch, "float32", **{k: v for k, v in change.items() if k != "pairs"})
             run()
-            rows.append(
-                {"model": name, **change, "seconds_per_pair": statistics.median(timed(run) for _ in range(3)) / size}
-            )
+            rows.append({"model": name, **change, **spread([timed(run) / size for _ in range(3)])})
             console.print(f"  {rows[-1]}")
     return rows
 
@@ -266,7 +333,9 @@ def _fit_overhead() -> float:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     backbone = load_backbone("embedded")
-    quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    quiet: dict[str, Any] = dict(
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
+    )
 
     def fit() -> None:
         trainer = Trainer(accelerator="cpu", devices=1, max_epochs=STEPS, **quiet)
@@ -279,11 +348,13 @@ def _fit_overhead() -> float:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    table = Table("model", "way", "seconds a pair", "spread", "times faster", "over the floor", "peak MB")
+    table = Table(
+        "way", "s a pair", "spread", "faster", "/ floor", "Pearson f32", "64 samples", "peak MB", title=rows[0]["model"]
+    )
     for r in rows:
-        numbers = [f"{r['seconds_per_pair']:.3f}", f"{r['least']:.3f} .. {r['most']:.3f}", f"{r['times_faster']:.1f}"]
-        rest = [f"{r[key]:.2f}" if key in r else "" for key in ("floor_ratio", "peak_mb")]
-        table.add_row(r["model"], r["way"], *numbers, *rest)
+        numbers = [f"{r['seconds_per_pair']:.3f}", f"{r['least']:.3f}-{r['most']:.3f}", f"{r['times_faster']:.1f} x"]
+        rest = [("floor_ratio", 2), ("pearson_float32", 4), ("pearson_64_samples", 4), ("peak_mb", 0)]
+        table.add_row(r["way"], *numbers, *(f"{r[key]:.{digits}f}" if key in r else "" for key, digits in rest))
     console.print(table)
 
 
@@ -295,17 +366,23 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--scaling", action="store_true", help="also time against pairs, samples, steps and model")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmark.json"))
+    parser.add_argument("--peak-memory", nargs=2, metavar=("SIZE", "PRECISION"), help="print this alone, in MB")
     arguments = parser.parse_args()
+    if arguments.peak_memory:
+        backbone, (size, precision) = random_clip(arguments.model, arguments.device), arguments.peak_memory
+        batch = scenes(backbone, int(size))
+        print(own_peak_memory(lambda: explain(backbone, batch, precision), arguments.device))
+        return
     result: dict[str, Any] = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "device": arguments.device,
     }
-    result["rows"] = compare(arguments.model, arguments.batch_sizes, arguments.repeats, arguments.device)
-    show(result["rows"])
     result["start_up"] = start_up()
     for name, seconds in result["start_up"].items():
         console.print(f"{name:>24}  {seconds:.2f} s")
+    result["rows"] = compare(arguments.model, arguments.batch_sizes, arguments.repeats, arguments.device)
+    show(result["rows"])
     if arguments.scaling:
         result["scaling"] = scaling(arguments.device)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.nn import functional as F
 
+from m2ib_lightning.backbones.attention import attend_fused
 from m2ib_lightning.backbones.base import Tower
 from m2ib_lightning.backbones.huggingface import HuggingFaceBackbone
 from m2ib_lightning.backbones.towers import BertTextTower, ClsImageTower
-from m2ib_lightning.backbones.transformer import PreNormBlock, attend
+from m2ib_lightning.backbones.transformer import PreNormBlock
 
 
 class BlipBlock(PreNormBlock):
@@ -18,11 +18,12 @@ class BlipBlock(PreNormBlock):
 
     def attention(self, queries: Tensor, states: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         """Attention of normalised states, (N, Q, D) and (N, L, D) to (N, Q, D)."""
-        own, width = self.layer.self_attn, states.shape[-1]
-        weight, bias = own.qkv.weight, own.qkv.bias
-        q = F.linear(queries, weight[:width], bias[:width])
-        k, v = F.linear(states, weight[width:], bias[width:]).chunk(2, -1)
-        return own.projection(attend(q, k, v, heads=own.num_heads, mask=mask, causal=causal, scale=own.scale))
+        own = self.layer.self_attn
+        mixed = attend_fused(
+            states, queries, own.qkv.weight, own.qkv.bias,
+            heads=own.num_heads, mask=mask, causal=causal, scale=own.scale,
+        )  # fmt: skip
+        return own.projection(mixed)
 
 
 class BlipBackbone(HuggingFaceBackbone):

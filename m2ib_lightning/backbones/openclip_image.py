@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from m2ib_lightning.backbones.attention import attend_fused
 from m2ib_lightning.backbones.base import Tower
 from m2ib_lightning.backbones.convolution import ConvolutionalTower
 from m2ib_lightning.backbones.towers import patch_grid
-from m2ib_lightning.backbones.transformer import TransformerTower, attend
+from m2ib_lightning.backbones.transformer import TransformerTower
 from m2ib_lightning.types import HiddenStates, PairBatch
 
 
@@ -23,14 +23,13 @@ class ResidualBlock:
 
     def __call__(self, queries: Tensor, states: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         """New states of the queries."""
-        layer, own, width = self.layer, self.layer.attn, states.shape[-1]
+        layer, own = self.layer, self.layer.attn
         normed = layer.ln_1(states)
         asked = normed if queries is states else layer.ln_1(queries)
-        weight, bias = own.in_proj_weight, own.in_proj_bias
-        q = F.linear(asked, weight[:width], bias[:width])
-        k, v = F.linear(normed, weight[width:], bias[width:]).chunk(2, -1)
-        mixed = own.out_proj(attend(q, k, v, heads=own.num_heads, mask=mask, causal=causal))
-        queries = queries + layer.ls_1(mixed)
+        mixed = attend_fused(
+            normed, asked, own.in_proj_weight, own.in_proj_bias, heads=own.num_heads, mask=mask, causal=causal
+        )
+        queries = queries + layer.ls_1(own.out_proj(mixed))
         return queries + layer.ls_2(layer.mlp(layer.ln_2(queries)))
 
 

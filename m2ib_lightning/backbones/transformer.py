@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from m2ib_lightning.backbones.activation import run_mlp
+from m2ib_lightning.backbones.attention import attend_states
 from m2ib_lightning.backbones.base import Tower
 from m2ib_lightning.types import HiddenStates, Layer, PairBatch
 
@@ -30,39 +30,6 @@ class Block(Protocol):
         Returns:
             (N, Q, D).
         """
-
-
-def attend(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    *,
-    heads: int,
-    mask: Tensor | None,
-    causal: bool,
-    scale: float | None = None,
-) -> Tensor:
-    """Multi-head attention, softmax(scale q k^T) v, of what the projections gave.
-
-    Args:
-        queries: (N, Q, D).
-        keys: (N, L, D).
-        values: (N, L, D).
-        heads: They share D evenly.
-        mask: Broadcasts to (N, 1, Q, L), true where a query may look.
-        causal: Whether query i looks at keys 0..i only.
-        scale: 1 / sqrt(D / heads) by default.
-
-    Returns:
-        (N, Q, D), before the output projection.
-    """
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (queries, keys, values))
-    if q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16):
-        # On processors the backward pass of attention in half precision is many times slower than in float32.
-        q, k, v = q.float(), k.float(), v.float()
-    with torch.autocast(q.device.type, enabled=False):
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale)
-    return mixed.transpose(1, 2).flatten(2)
 
 
 class PreNormBlock:
@@ -86,8 +53,11 @@ class PreNormBlock:
     def attention(self, queries: Tensor, states: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         """Attention of normalised states, (N, Q, D) and (N, L, D) to (N, Q, D)."""
         own = self.layer.self_attn
-        q, k, v = own.q_proj(queries), own.k_proj(states), own.v_proj(states)
-        return own.out_proj(attend(q, k, v, heads=own.num_heads, mask=mask, causal=causal, scale=own.scale))
+        mixed = attend_states(
+            own.q_proj(queries), states, own.k_proj, own.v_proj,
+            heads=own.num_heads, mask=mask, causal=causal, scale=own.scale,
+        )  # fmt: skip
+        return own.out_proj(mixed)
 
 
 class PostNormBlock:
@@ -103,8 +73,9 @@ class PostNormBlock:
     def __call__(self, queries: Tensor, states: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         """New states of the queries."""
         layer, own = self.layer, self.layer.attention.self
-        q, k, v = own.query(queries), own.key(states), own.value(states)
-        mixed = attend(q, k, v, heads=own.num_attention_heads, mask=mask, causal=causal)
+        mixed = attend_states(
+            own.query(queries), states, own.key, own.value, heads=own.num_attention_heads, mask=mask, causal=causal
+        )
         queries = layer.attention.output(mixed, queries)
         return layer.output(layer.intermediate(queries), queries)
 

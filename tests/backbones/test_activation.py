@@ -1,19 +1,45 @@
+import copy
+
+import pytest
 import torch
-from transformers.activations import QuickGELUActivation
+from transformers import CLIPVisionConfig
+from transformers.models.clip.modeling_clip import CLIPMLP
 
-from m2ib_lightning.backbones.activation import quick_gelu
+from m2ib_lightning.backbones.activation import run_mlp
 
 
-def test_quick_gelu_and_its_gradient_are_the_librarys():
-    ours = torch.linspace(-30, 30, 1001, requires_grad=True)
+@pytest.fixture
+def mlp():
+    torch.manual_seed(0)
+    config = CLIPVisionConfig(hidden_size=6, intermediate_size=24, num_attention_heads=2, hidden_act="quick_gelu")
+    return CLIPMLP(config).requires_grad_(False)
+
+
+def test_a_frozen_mlp_and_its_gradient_are_the_librarys(mlp):
+    ours = (4 * torch.randn(2, 3, 6)).requires_grad_()
     theirs = ours.detach().clone().requires_grad_()
-    weight = torch.randn(1001)
-    (quick_gelu(ours) * weight).sum().backward()
-    (QuickGELUActivation()(theirs) * weight).sum().backward()
-    torch.testing.assert_close(quick_gelu(ours), QuickGELUActivation()(theirs), rtol=1e-5, atol=1e-6)
+    weight = torch.randn(2, 3, 6)
+    (run_mlp(mlp, ours) * weight).sum().backward()
+    (mlp(theirs) * weight).sum().backward()
+    torch.testing.assert_close(run_mlp(mlp, ours), mlp(theirs), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
 
 
-def test_quick_gelu_passes_a_numerical_check_of_its_gradient():
-    x = torch.randn(5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(quick_gelu, x)
+def test_it_passes_a_numerical_check_of_its_gradient(mlp):
+    x = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
+    exact = mlp.double()
+    assert torch.autograd.gradcheck(lambda x: run_mlp(exact, x), x)
+
+
+def test_it_computes_in_the_precision_of_autocast(mlp):
+    x = torch.randn(5, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, theirs = run_mlp(mlp, x), mlp(x)
+    assert ours.dtype == theirs.dtype == torch.bfloat16
+    torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02)
+
+
+def test_an_mlp_in_training_gets_the_gradients_of_its_weights(mlp):
+    trained = copy.deepcopy(mlp).requires_grad_(True)
+    run_mlp(trained, torch.randn(5, 6)).sum().backward()
+    assert all(parameter.grad is not None for parameter in trained.parameters())

@@ -1,0 +1,153 @@
+"""Multi-head attention of what a block's projections gave, for all tokens or for one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import has_torch_function
+
+
+def attend(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    heads: int,
+    mask: Tensor | None,
+    causal: bool,
+    scale: float | None = None,
+) -> Tensor:
+    """Multi-head attention, softmax(scale q k^T) v.
+
+    Args:
+        queries: (N, Q, D).
+        keys: (N, L, D).
+        values: (N, L, D).
+        heads: They share D evenly.
+        mask: Broadcasts to (N, 1, Q, L), true where a query may look.
+        causal: Whether query i looks at keys 0..i only.
+        scale: 1 / sqrt(D / heads) by default.
+
+    Returns:
+        (N, Q, D), before the output projection.
+    """
+    q, k, v = (_exact(x).unflatten(-1, (heads, -1)).transpose(1, 2) for x in (queries, keys, values))
+    with torch.autocast(q.device.type, enabled=False):
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale)
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def attend_states(
+    queries: Tensor,
+    states: Tensor,
+    key: nn.Module,
+    value: nn.Module,
+    *,
+    heads: int,
+    mask: Tensor | None,
+    causal: bool,
+    scale: float | None = None,
+) -> Tensor:
+    """`attend` with keys and values made of states, which are never made where one query asks.
+
+    Per head, q (W_k x + b_k) = (W_k^T q) x + q b_k, and the last term is the same for all tokens, so that the softmax
+    drops it; sum_j a_j (W_v x_j + b_v) = W_v (sum_j a_j x_j) + b_v, since the weights a_j sum to 1. Two products per
+    sequence take the place of two per token.
+
+    Args:
+        queries: (N, Q, D), projected.
+        states: (N, L, D), not projected.
+        key: Projects states to keys.
+        value: Projects states to values.
+        heads: They share D evenly.
+        mask: Broadcasts to (N, 1, Q, L), true where a query may look.
+        causal: Whether query i looks at keys 0..i only.
+        scale: 1 / sqrt(D / heads) by default.
+
+    Returns:
+        (N, Q, D), before the output projection.
+    """
+    if _asks_once(queries, causal) and isinstance(key, nn.Linear) and type(key) is type(value) is nn.Linear:
+        return _attend_once(queries, states, key.weight, value.weight, value.bias, heads=heads, mask=mask, scale=scale)
+    return attend(queries, key(states), value(states), heads=heads, mask=mask, causal=causal, scale=scale)
+
+
+def attend_fused(
+    states: Tensor,
+    asked: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    heads: int,
+    mask: Tensor | None,
+    causal: bool,
+    scale: float | None = None,
+) -> Tensor:
+    """The same with one projection to queries, keys and values.
+
+    Args:
+        states: (N, L, D).
+        asked: (N, Q, D), the states to make queries of.
+        weight: (3 D, D), of queries, keys and values in this order.
+        bias: (3 D,) or None.
+        heads: They share D evenly.
+        mask: Broadcasts to (N, 1, Q, L), true where a query may look.
+        causal: Whether query i looks at keys 0..i only.
+        scale: 1 / sqrt(D / heads) by default.
+
+    Returns:
+        (N, Q, D), before the output projection.
+    """
+    width = states.shape[-1]
+    queries = F.linear(asked, weight[:width], None if bias is None else bias[:width])
+    if _asks_once(queries, causal):
+        key, value = weight[width:].chunk(2)
+        return _attend_once(
+            queries,
+            states,
+            key,
+            value,
+            None if bias is None else bias[2 * width :],
+            heads=heads,
+            mask=mask,
+            scale=scale,
+        )
+    keys, values = F.linear(states, weight[width:], None if bias is None else bias[width:]).chunk(2, -1)
+    return attend(queries, keys, values, heads=heads, mask=mask, causal=causal, scale=scale)
+
+
+def _asks_once(queries: Tensor, causal: bool) -> bool:
+    # Who records calls of attention (a torch function mode) is to see keys and values.
+    return queries.shape[1] == 1 and not causal and not has_torch_function((queries,))
+
+
+def _attend_once(
+    query: Tensor,
+    states: Tensor,
+    key_weight: Tensor,
+    value_weight: Tensor,
+    value_bias: Tensor | None,
+    *,
+    heads: int,
+    mask: Tensor | None,
+    scale: float | None = None,
+) -> Tensor:
+    """Attention of one query (N, 1, D) a sequence without making keys and values, see `attend_states`."""
+    q = _exact(query).squeeze(1).unflatten(-1, (heads, -1))
+    x = states.to(q.dtype)
+    to_keys, to_values = (w.to(q.dtype).unflatten(0, (heads, -1)) for w in (key_weight, value_weight))
+    with torch.autocast(q.device.type, enabled=False):
+        asked = torch.einsum("nhd,hde->nhe", q, to_keys) * (q.shape[-1] ** -0.5 if scale is None else scale)
+        logits = asked @ x.mT
+        if mask is not None:
+            logits = logits.masked_fill(~mask.squeeze(2), -torch.inf)
+        weights = logits.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
+        seen = weights @ x
+        mixed = torch.einsum("nhe,hde->nhd", seen, to_values).flatten(1)
+    return (mixed if value_bias is None else mixed + value_bias)[:, None]
+
+
+def _exact(x: Tensor) -> Tensor:
+    """On processors the backward pass of attention in half precision is many times slower than in float32."""
+    return x.float() if x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16) else x
