@@ -55,7 +55,7 @@ def variants() -> dict[str, list[LossTerm]]:
         "beta from 3 times in 5 steps": [ScheduledCompression(3.0, 5), Relevance()],
         "adaptive, keep 0.9": [AdaptiveCompression(0.9), Relevance()],
         "adaptive, keep 0.7": [AdaptiveCompression(0.7), Relevance()],
-        "adaptive, keep 0.7, rate 1": [AdaptiveCompression(0.7, 1.0), Relevance()],
+        "adaptive, keep 0.5": [AdaptiveCompression(0.5), Relevance()],
         "+ agreement, 1": [*plain, Agreement()],
         "agreement for relevance": [Compression(), unweighed, Agreement()],
     }

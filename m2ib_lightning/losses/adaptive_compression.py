@@ -21,7 +21,7 @@ class AdaptiveCompression(Compression):
 
     Args:
         keep: Share of the similarity that is to be left, > 0.
-        rate: How fast the weight follows, per step and unit of cosine, >= 0.
+        rate: How fast the weight follows, per step and unit of cosine, >= 0; 3 overshoots within ten steps.
         weight: What it is multiplied by in the total.
 
     Raises:
@@ -31,11 +31,11 @@ class AdaptiveCompression(Compression):
     name = "compression"
     weight_moves = True
 
-    def __init__(self, keep: float = 0.9, rate: float = 3.0, weight: float = 1.0) -> None:
+    def __init__(self, keep: float = 0.9, rate: float = 1.0, weight: float = 1.0) -> None:
         super().__init__(weight)
         if not keep > 0 or not rate >= 0:
             raise ValueError(
-                f"Expected `keep` above 0 and `rate` of at least 0 but got {keep} and {rate}. Remedy: 0.9 and 3."
+                f"Expected `keep` above 0 and `rate` of at least 0 but got {keep} and {rate}. Remedy: 0.9 and 1."
             )
         self.keep, self.rate = keep, rate
 

@@ -32,7 +32,7 @@ def test_an_adaptive_weight_is_that_of_a_slow_float64_recursion():
 
 
 def test_compression_gets_dearer_where_more_is_left_than_must_be():
-    found = AdaptiveCompression(keep=0.9).weight_at(1.0, past([0.4, 0.4, 0.4], [0.4, 0.36, 0.1]))
+    found = AdaptiveCompression(keep=0.9, rate=3).weight_at(1.0, past([0.4, 0.4, 0.4], [0.4, 0.36, 0.1]))
     # Both start with a surplus of 0.04; the second pair is then exact, the third short by 0.26.
     assert found.tolist() == pytest.approx([math.exp(3 * 0.08), math.exp(3 * 0.04), math.exp(3 * -0.22)], rel=1e-5)
 

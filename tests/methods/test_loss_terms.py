@@ -38,7 +38,7 @@ def terms(which: str) -> list[LossTerm]:
         "sparsity": [*plain, Sparsity(1.0)],
         "contrastive": [*plain, ContrastiveRelevance(["a cat", "a dog"], [make_scene(77).image], weight=0.1)],
         "scheduled": [ScheduledCompression(0.0, 5), Relevance()],
-        "adaptive": [AdaptiveCompression(), Relevance()],
+        "adaptive": [AdaptiveCompression(rate=3.0), Relevance()],
         "agreement": [*plain, Agreement()],
     }[which]
 
