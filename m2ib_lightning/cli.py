@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import re
 import sys
 import warnings
 from datetime import datetime
@@ -13,24 +13,38 @@ from typing import Any, NoReturn
 
 import yaml
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from m2ib_lightning import __version__
-from m2ib_lightning.callbacks import ResultWriter, close_loggers, settle_loggers
+from m2ib_lightning.callbacks import PairProgress, PredictionWriter, ResultWriter, close_loggers, settle_loggers
 from m2ib_lightning.data import PairDataModule
+from m2ib_lightning.errors import explained, fail
 from m2ib_lightning.evaluation.score_writer import ScoreWriter
 from m2ib_lightning.methods import AttributionMethod
+from m2ib_lightning.store.parts import Precision
 
 DESCRIPTION = "Explains why a CLIP-like model finds an image and a text similar."
 
 TRAINER_DEFAULTS: dict[str, Any] = {
-    # One process: several would average the gradients of different pairs' masks under `fit`.
+    # One process unless several are asked for; `PairDataModule` shares the pairs out, each to one process.
     "devices": 1,
+    "use_distributed_sampler": False,
     "logger": False,
     "enable_model_summary": False,
     "log_every_n_steps": 1,
 }
+
+
+EXPECTED_WARNINGS = (
+    "does not have many workers",
+    "in eval mode at the start",
+    "LeafSpec",
+    "Checkpoint directory",
+    # A folder whose pairs are all there, or all of one process.
+    "Total length of",
+    "infer the batch indices",
+)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -82,6 +96,19 @@ class M2IBCLI(LightningCLI):
             "--pictures", type=bool | None, default=None,
             help="Whether to draw each pair; by default `fit` does and `predict` does not.",
         )  # fmt: skip
+        parser.add_argument(
+            "--maps", type=Precision, default="float32", help="Precision in which `predict` stores maps.",
+        )  # fmt: skip
+        parser.add_argument(
+            "--part_pairs", type=int, default=512, help="`predict` writes a part when so many pairs are finished,",
+        )  # fmt: skip
+        parser.add_argument(
+            "--part_seconds", type=float, default=30.0, help="or so many seconds after the last one.",
+        )  # fmt: skip
+        parser.add_argument(
+            "--retry_errors", type=bool, default=False,
+            help="Whether `predict`, run again, tries the bad pairs of the folder again.",
+        )  # fmt: skip
         # Some loggers ask for a folder; the run's is filled in when it is known.
         parser.link_arguments("output", "trainer.logger.init_args.save_dir", compute_fn=lambda output: output or "")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
@@ -104,7 +131,9 @@ class M2IBCLI(LightningCLI):
         verb = self.config["subcommand"]
         config = self.config[verb]
         if config["output"] is None:
-            config["output"] = str(Path("outputs") / f"{verb}-{datetime.now():%Y%m%d-%H%M%S}")
+            config["output"] = default_output(verb)
+        if verb == "predict":
+            config["return_predictions"] = False  # they are written; kept, they would fill the memory
         if config["trainer"]["default_root_dir"] is None:
             config["trainer"]["default_root_dir"] = config["output"]
         settle_loggers(config["trainer"]["logger"], config["output"])
@@ -126,12 +155,48 @@ class M2IBCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add what writes the results."""
-        config = self.config[self.config["subcommand"]]
-        resume = bool(config.get("ckpt_path"))
-        self.trainer_defaults["callbacks"] = [ResultWriter(config["output"], config["pictures"], resume)]
-        if self.config["subcommand"] == "test":
-            self.trainer_defaults["callbacks"] = [ScoreWriter(config["output"])]
-        return super().instantiate_trainer(**kwargs)
+        verb = self.config["subcommand"]
+        self.trainer_defaults["callbacks"] = getattr(self, f"_{verb}_callbacks")(self.config[verb])
+        trainer: Trainer = super().instantiate_trainer(**kwargs)
+        if trainer.world_size > 1 and verb != "predict":
+            raise ValueError(
+                f"Expected one process for `m2ib {verb}` but got {trainer.world_size}. "
+                "Remedy: --trainer.devices 1, or `m2ib predict`, which shares pairs among processes."
+            )
+        return trainer
+
+    def _fit_callbacks(self, config: Any) -> list[Callback]:
+        return [ResultWriter(config["output"], config["pictures"] is not False, bool(config["ckpt_path"]))]
+
+    def _test_callbacks(self, config: Any) -> list[Callback]:
+        return [ScoreWriter(config["output"])]
+
+    def _predict_callbacks(self, config: Any) -> list[Callback]:
+        said = json.loads(self._parser("predict").dump(config, format="json", skip_none=False, skip_check=True))
+        writer = PredictionWriter(
+            config["output"],
+            config["pictures"] is True,
+            {"model": said["model"], "data": said["data"], "precision": said["trainer"]["precision"]},
+            config["maps"],
+            config["part_pairs"],
+            config["part_seconds"],
+            config["retry_errors"],
+        )
+        return [writer] if config["trainer"]["enable_progress_bar"] is False else [writer, PairProgress()]
+
+
+def default_output(verb: str) -> str:
+    """A folder named by the time; that of the first process in the others that it starts.
+
+    Raises:
+        ValueError: Something else has started several processes, which cannot know each other's folder.
+    """
+    if int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1) > 1:
+        if "M2IB_OUTPUT" not in os.environ:
+            raise ValueError("Expected --output where processes share the work but got none. Remedy: name one folder.")
+        return os.environ["M2IB_OUTPUT"]
+    os.environ["M2IB_OUTPUT"] = str(Path("outputs") / f"{verb}-{datetime.now():%Y%m%d-%H%M%S}")
+    return os.environ["M2IB_OUTPUT"]
 
 
 def main(args: ArgsType = None) -> None:
@@ -140,8 +205,9 @@ def main(args: ArgsType = None) -> None:
     Args:
         args: The command line as a list, or a configuration as a dictionary; what was typed by default.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for expected in ("does not have many workers", "in eval mode at the start", "LeafSpec", "Checkpoint directory"):
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for expected in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", f".*{expected}.*")
     if args is not None:
         # Lightning warns of a command line beside `args`, which a test runner or notebook always has.
@@ -162,44 +228,15 @@ def main(args: ArgsType = None) -> None:
             args=args,
         )
         close_loggers(cli.trainer.loggers)
-    except ValueError as error:
-        if os.environ.get("M2IB_TRACEBACK"):
+    except Exception as error:
+        message = explained(error)
+        if message is None or os.environ.get("M2IB_TRACEBACK"):
             raise
-        fail(str(error))
-
-
-def fail(message: str) -> NoReturn:
-    """End the command with one line on standard error and the exit status 2."""
-    print(f"m2ib: error: {one_line(message)}", file=sys.stderr)
-    sys.exit(2)
-
-
-def one_line(message: str) -> str:
-    r"""What matters of an error message: ours as it is, jsonargparse's tree of reasons in our words.
-
-    >>> one_line("Errors:\n  - Expected `steps` to be at least 1 but got 0. Remedy: choose more.\n  - Expected None")
-    'Expected `steps` to be at least 1 but got 0. Remedy: choose more.'
-    """
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
-    ours = [line for line in lines if "Remedy:" in line]
-    if ours:
-        return ours[0]
-    name = ".".join(re.findall(r'Parser key "([^"]+)"', message))
-    unknown = re.search(r"Option '([^']+)' is not accepted", message)
-    if unknown:
-        return f"Expected a known argument but got `{name}.{unknown[1]}`. Remedy: choose one that --help shows."
-    kinds, value = re.findall(r"Subtypes: \[(.*)\]", message), re.search(r"Given value: (.*)", message)
-    nested = value and re.match(r"NestedArg\(key='(\w+)', val='?(.*?)'?\)", value[1])
-    if name and nested:
-        return f"Expected something else as `{name}.{nested[1]}` than {nested[2]}. Remedy: see --help."
-    if name and kinds and value:
-        wanted = re.sub(r"typing\.|<class '([\w.]+)'>", r"\1", kinds[-1]).replace("NoneType", "null")
-        return f"Expected `{name}` to be one of {wanted} but got {value[1]}. Remedy: see --help."
-    return " ".join(lines)
+        fail(message)
 
 
 def _is_scenes(data: Any) -> bool:
-    return not (data.get("image") or data.get("text") or data.get("source"))
+    return not (data.get("image") or data.get("text") or data.get("source") or data.get("dataset"))
 
 
 def _say_what_embedded_knows() -> None:

@@ -1,11 +1,32 @@
 import json
 
+import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
-from m2ib_lightning.store import AttributionStore
+from m2ib_lightning import __version__
+from m2ib_lightning.store import AttributionStore, Provenance, StoreError
+from m2ib_lightning.store.lock import FolderLock
+from m2ib_lightning.store.resume import check_same
+from m2ib_lightning.store.writer import PartWriter
+from m2ib_lightning.types import BadPair
 from tests.test_attribution import assert_equal, attribution
+
+BAD = BadPair("bad", "a cat", "cat.png", "Expected an image but cat.png is cut short. Remedy: fetch it again.")
+MADE = Provenance("embedded", "abc", {"model": {"image_beta": 3.0}})
+
+
+@pytest.fixture
+def store(tmp_path) -> AttributionStore:
+    """Three parts: a, b; bad, c; d."""
+    store = AttributionStore(tmp_path)
+    for rows in (["a", "b"], ["bad", "c"], ["d"]):
+        store.append([BAD if id == "bad" else attribution(id=id, score=0.1 * ord(id) - 9.7) for id in rows], MADE)
+    return store
 
 
 def test_attributions_come_back_as_they_were_and_in_order(tmp_path):
@@ -18,31 +39,190 @@ def test_attributions_come_back_as_they_were_and_in_order(tmp_path):
         assert_equal(before, after)
 
 
-def test_an_attribution_is_found_by_its_id(tmp_path):
+def test_bad_pairs_are_kept_apart_from_attributions(store):
+    assert [a.id for a in store] == ["a", "b", "c", "d"] and len(store) == 4
+    assert list(store.errors()) == [BAD]
+    assert store.ids() == {"a", "b", "bad", "c", "d"}
+    assert store.stop_reasons().total() == 4
+    with pytest.raises(KeyError, match=r"'bad' .* cut short"):
+        store["bad"]
+
+
+def test_bad_pairs_can_be_taken_out_and_nothing_else_goes(store):
+    store.append([BAD._replace(id="alone")], MADE)
+    assert "bad" in store.ids() and len(store.parts) == 4
+    store.drop_errors()
+    assert [a.id for a in store] == ["a", "b", "c", "d"] and not list(store.errors())
+    assert len(store.parts) == 3 and store["c"].id == "c"
+    assert store.provenance == MADE._replace(version=__version__)
+
+
+def test_an_attribution_is_found_by_its_id(store):
+    assert store["b"].id == "b" and store["d"].id == "d"
+    with pytest.raises(KeyError, match=r"4 pairs .* 'e'"):
+        store["e"]
+    store.append([attribution(id="e")], MADE)
+    assert store["e"].id == "e"
+
+
+def test_looking_up_reads_one_row_group(tmp_path, monkeypatch):
     store = AttributionStore(tmp_path)
-    store.append([attribution(id="a"), attribution(id="b", score=0.25)])
-    assert store["b"].score == 0.25
-    with pytest.raises(KeyError, match=r"2 pairs .* 'c'"):
-        store["c"]
+    store.append([attribution(id=str(i)) for i in range(200)])
+    assert store["0"].id == "0"
+    read: list[int] = []
+    original = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda self, i: read.append(i) or original(self, i))
+    monkeypatch.setattr(pq.ParquetFile, "read", lambda *_, **__: pytest.fail("reads a whole part"))
+    assert store["150"].id == "150" and read == [2]
 
 
-def test_parts_are_read_by_pandas_without_this_package(tmp_path):
-    AttributionStore(tmp_path).append([attribution()])
-    frame = pd.read_parquet(tmp_path / "part-000000.parquet")
-    row = frame.iloc[0]
-    np.testing.assert_array_equal(row.image_map.reshape(row.grid), attribution().image_map)
-    assert json.loads(row.settings)["method"] == "M2IB"
-    assert AttributionStore(tmp_path).to_pandas().text.tolist() == ["an ice-cream van"]
+def test_attributions_are_filtered_by_their_columns(store):
+    assert [a.id for a in store.filter(pc.field("score") > 0.15)] == ["c", "d"]
+    assert [a.id for a in store.filter(pc.field("id").isin(["a", "bad"]))] == ["a"]
 
 
-def test_an_unfinished_part_is_not_seen_and_not_left_behind(tmp_path):
+def test_an_overlay_reads_the_picture_from_where_it_came(tmp_path):
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    store = AttributionStore(tmp_path / "store")
+    store.append([attribution(id="red", source=str(tmp_path / "red.png")), attribution(id="none", source="")])
+    assert store.overlay("red").size == (40, 30)
+    with pytest.raises(ValueError, match="in memory"):
+        store.overlay("none")
+
+
+def test_parts_are_read_without_this_package(store, tmp_path):
+    import datasets
+
+    files, cache = str(tmp_path / "*.parquet"), str(tmp_path / "c")
+    maps = [
+        pd.read_parquet(tmp_path).set_index("id").image_map["a"],
+        duckdb.sql(f"select image_map from '{files}' where id = 'a'").fetchall()[0][0],
+        datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=cache)[0]["image_map"],
+    ]
+    for found in maps:
+        np.testing.assert_array_equal(np.array(found, np.float32), attribution().image_map.ravel())
+    assert duckdb.sql(f"select count(*), count(error) from '{files}'").fetchall() == [(5, 1)]
+    row = pd.read_parquet(store.parts[0]).iloc[0]
+    assert row.grid.tolist() == list(attribution().image_map.shape) and json.loads(row.settings)["method"] == "M2IB"
+
+
+def test_all_of_it_becomes_a_frame_or_a_hugging_face_dataset(store):
+    assert store.to_pandas().id.tolist() == store.to_dataset()["id"][:] == ["a", "b", "bad", "c", "d"]
+    assert store.to_pandas().error.notna().tolist() == [False, False, True, False, False]
+
+
+def test_half_precision_halves_the_maps_and_rounds_them(tmp_path):
+    store = AttributionStore(tmp_path)
+    large = attribution(image_map=np.random.default_rng(0).uniform(0, 300, (64, 64)).astype(np.float32))
+    sizes = [store.append([large], precision=p).stat().st_size for p in ("float32", "float16")]
+    assert sizes[0] - sizes[1] > 4096  # of twice 4096 bytes, but for what compression gains
+    one, half = store
+    np.testing.assert_allclose(half.image_map, one.image_map, rtol=5e-4)
+    assert half.image_map.dtype == np.float32
+    assert duckdb.sql(f"select len(image_map) from '{store.parts[1]}'").fetchall() == [(4096,)]
+    assert len(store.to_pandas()) == 2
+
+
+def test_the_metadata_say_what_a_part_was_made_with(store):
+    assert store.provenance == Provenance("embedded", "abc", {"model": {"image_beta": 3.0}}, __version__)
+    keys = {key for (key,) in duckdb.sql(f"select key from parquet_kv_metadata('{store.parts[0]}')").fetchall()}
+    assert {f"m2ib.{name}".encode() for name in (*Provenance._fields, "schema")} <= keys
+
+
+def test_an_unfinished_part_is_not_seen_and_not_left_behind(tmp_path, monkeypatch):
     store = AttributionStore(tmp_path)
 
-    class Broken:
-        def __getattr__(self, name: str):
-            raise OSError("disk full")
+    def full(*_):
+        raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="disk full"):
-        store.append([attribution(), Broken()])
-    assert not store.parts and len(store) == 0 and not list(tmp_path.glob("*.unfinished"))
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StoreError, match=rf"{tmp_path} but the disk is full.*same command goes on"):
+        store.append([attribution()])
+    assert not list(tmp_path.iterdir()) and len(store) == 0
     assert store.to_pandas().empty
+
+
+def test_what_a_killed_process_left_is_ignored_and_removed(store, tmp_path):
+    (tmp_path / ".part-00000-000003.parquet.unfinished").write_bytes(b"PAR1 half")
+    assert len(store) == 4 and len(pd.read_parquet(tmp_path)) == 5
+    store.drop_unfinished()
+    assert not list(tmp_path.glob(".part*"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "foreign", "flipped", "newer"])
+def test_a_part_that_cannot_be_read_is_named_with_the_remedy(damage, store):
+    whole = store.parts[1].read_bytes()
+    if damage == "cut":
+        store.parts[1].write_bytes(whole[: len(whole) // 2])
+    elif damage == "flipped":
+        store.parts[1].write_bytes(whole[:40] + bytes([whole[40] ^ 255]) + whole[41:])
+    elif damage == "newer":
+        table = pq.read_table(store.parts[1])
+        pq.write_table(table.replace_schema_metadata({"m2ib.schema": "99"}), store.parts[1])
+    else:
+        pd.DataFrame({"x": [1]}).to_parquet(store.parts[1])
+    for read in (lambda: list(store), store.ids, store.to_pandas, lambda: store["d"]):
+        with pytest.raises(StoreError, match=rf"{store.parts[1]}.* Remedy: ") as said:
+            read()
+        assert "\n" not in str(said.value)
+    store.parts[1].unlink()
+    assert [a.id for a in store] == ["a", "b", "d"]
+
+
+def test_pairs_are_written_in_parts_of_a_size_and_what_is_left_at_the_end(tmp_path):
+    store = AttributionStore(tmp_path)
+    writer = PartWriter(store, MADE, rank=2, pairs=3, seconds=1e9)
+    for i in range(7):
+        writer.add([attribution(id=str(i))])
+    assert len(store) == 6
+    writer.flush()
+    writer.flush()
+    assert [a.id for a in store] == list("0123456")
+    assert [part.name for part in store.parts] == [f"part-00002-00000{i}.parquet" for i in range(3)]
+
+
+def test_a_part_is_written_when_its_time_has_come(tmp_path):
+    writer = PartWriter(AttributionStore(tmp_path), MADE, seconds=0)
+    writer.add([attribution()])
+    assert len(writer.store) == 1
+
+
+def test_an_interruption_just_after_a_part_has_its_name_doubles_no_pair(tmp_path, monkeypatch):
+    store = AttributionStore(tmp_path)
+    writer = PartWriter(store, MADE, seconds=1e9)
+    writer.add([attribution()])
+    from m2ib_lightning.store import writer as module
+
+    def interrupted(*arguments):
+        original(*arguments)
+        raise KeyboardInterrupt
+
+    original = module.write_table
+    monkeypatch.setattr(module, "write_table", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        writer.flush()
+    writer.flush()
+    assert len(store) == 1
+
+
+def test_results_of_another_configuration_are_refused_with_the_difference(tmp_path):
+    there = Provenance("m", "w", {"model": {"init_args": {"image_beta": 3.0}}, "data": {"batch_size": 8}})
+    check_same(tmp_path, there, there._replace(configuration={"model": {"init_args": {"image_beta": 3.0}}}))
+    other = there._replace(configuration={"model": {"init_args": {"image_beta": 1.0}}})
+    with pytest.raises(ValueError, match=r"\(model\.image_beta: 3\.0 there, 1\.0 now\)\. Remedy"):
+        check_same(tmp_path, there, other)
+    with pytest.raises(ValueError, match="weights: w there, v now"):
+        check_same(tmp_path, there, there._replace(weights="v"))
+
+
+def test_one_command_at_a_time_writes_to_a_folder_and_its_processes_share_it(tmp_path):
+    first, second, other = (FolderLock(tmp_path) for _ in range(3))
+    first.take()
+    first.share()
+    second.share()
+    with pytest.raises(StoreError, match=rf"{tmp_path} but there is one. Remedy: wait"):
+        other.take(patience=0)
+    first.release()
+    second.release()
+    other.take(patience=0)
+    other.release()

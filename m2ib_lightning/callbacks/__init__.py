@@ -3,6 +3,16 @@
 from m2ib_lightning.callbacks.confidence_drop import ConfidenceDropLogger
 from m2ib_lightning.callbacks.loggers import close_loggers, settle_loggers
 from m2ib_lightning.callbacks.mask_logger import MaskLogger
+from m2ib_lightning.callbacks.predictions import PredictionWriter
+from m2ib_lightning.callbacks.progress import PairProgress
 from m2ib_lightning.callbacks.results import ResultWriter
 
-__all__ = ["ConfidenceDropLogger", "MaskLogger", "ResultWriter", "close_loggers", "settle_loggers"]
+__all__ = [
+    "ConfidenceDropLogger",
+    "MaskLogger",
+    "PairProgress",
+    "PredictionWriter",
+    "ResultWriter",
+    "close_loggers",
+    "settle_loggers",
+]

@@ -2,67 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
+from typing import Any, Literal
+
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from m2ib_lightning.data.pairs import PairReference, check_all, make_references, read_pair, read_source
-from m2ib_lightning.data.scenes import Scene, make_scene
-from m2ib_lightning.types import Pair, Truth
-
-
-class SceneReferences:
-    """Composed scenes as pairs, each made when it is asked for. The one of seed 7 has the id "scene-000007".
-
-    Args:
-        count: How many.
-        seed: Of the first scene; the next one has the next seed.
-        objects: How many objects each scene shows.
-        named: How many of them its caption names.
-
-    Raises:
-        ValueError: There are no such scenes.
-    """
-
-    def __init__(self, count: int, seed: int = 0, objects: int = 3, named: int = 1) -> None:
-        _at_least(1, scenes=count)
-        _at_least(0, scene_seed=seed)
-        self.seeds, self.objects, self.named = range(seed, seed + count), objects, named
-        self.scene(0)  # refuses numbers of objects that cannot be
-
-    def __len__(self) -> int:
-        return len(self.seeds)
-
-    def __getitem__(self, index: int) -> PairReference:
-        scene = self.scene(index)
-        truth = Truth(scene.mask, scene.spans)
-        return PairReference(f"scene-{self.seeds[index]:06d}", scene.image, scene.caption, truth)
-
-    def scene(self, index: int) -> Scene:
-        """The scene behind a pair, with the truth about its pixels and words."""
-        return make_scene(self.seeds[index], self.objects, self.named)
+from m2ib_lightning.data.columns import Columns
+from m2ib_lightning.data.composed import Scenes
+from m2ib_lightning.data.loading import KeptPairs, PairStream, as_it_is
+from m2ib_lightning.data.pairs import GivenPairs, PairSource, Reference, check_all, list_pairs
+from m2ib_lightning.data.sources import open_source
+from m2ib_lightning.types import BadPair, Pair
 
 
 class PairDataModule(LightningDataModule):
     """Image-text pairs to explain: given one by one, in a file or folder, or composed scenes.
 
-    Give either `image` and `text`, or `source`, or `scenes`; with none of them, four scenes are composed. Fit, test and
-    predict get the same pairs, in order, as batches of type `list[Pair]`; the last batch may be smaller. All pairs are
-    checked in `setup`, before anything is computed.
+    Give either `image` and `text`, or `source`, `dataset` or `scenes`; with none of them, four scenes are composed.
+    Every verb gets the same pairs as batches of type `list[Pair]`; the last batch may be smaller.
+
+    `fit` and `test` list all pairs and check them in `setup`, before anything is computed, and stop at a bad one
+    (`test` of a data set that holds its images when it comes to it).
+    `predict` reads pairs as they are needed, so that their number does not matter; `setup` reads tables through, images
+    unopened, and refuses what is wrong with a source as a whole. Texts of similar length are put into one batch there.
+    `test` and `predict` share pairs among the processes of the trainer without copies or padding.
 
     Args:
         image: Path of an image, or several; a single one goes with every text.
         text: Caption, or several; a single one goes with every image.
-        source: A CSV, TSV or JSONL file of pairs, or a folder of images with captions (metadata.csv, or cat.txt beside
-            cat.jpg).
-        image_column: Column of `source` with the image's path, relative to the file.
+        source: A CSV, TSV, JSONL or Parquet file, tar shards ("shards/*.tar"), a folder of images with captions
+            (metadata.csv, or cat.txt beside cat.jpg), or "hf:NAME" of the hub.
+        dataset: A class that reads a format of its own: COCO, Flickr30kEntities, ConceptualCaptions, MSCXR,
+            HuggingFace, or a `PairSource` of yours.
+        image_column: Column of `source` with the image's path, relative to the file, or the image itself.
         text_column: Column of `source` with the caption.
         id_column: Column of `source` with the pair's id. Without a column "id", ids are made from the image names.
+        boxes_column: Column with boxes of what the text names, [[left, top, right, bottom], ...] in pixels of the image
+            file. The columns of ground truth are read by `test` and need not exist if they have the default names.
+        mask_column: Column with the path of a mask, not 0 where the text names something.
+        spans_column: Column with [[start, end], ...], the characters of the text that name what is shown.
         scenes: So many composed scenes instead of files.
         scene_seed: Seed of the first scene; the following ones count up.
         scene_objects: Objects that each scene shows.
         scene_named: How many of them its caption names.
         batch_size: Pairs that are explained at once. Does not change the result.
         num_workers: Processes that read pairs ahead; 0 reads them in the main process.
+        on_error: Whether `predict` records a pair that cannot be read (a `BadPair` in its batch) and goes on, or stops.
+
+    Attributes:
+        skip: Ids that `predict` passes over; set it before the loader is asked for.
 
     Raises:
         ValueError: None or several kinds of source are given, or a number is too small.
@@ -73,120 +62,140 @@ class PairDataModule(LightningDataModule):
         image: str | list[str] | None = None,
         text: str | list[str] | None = None,
         source: str | None = None,
+        dataset: PairSource | None = None,
         image_column: str = "image",
         text_column: str = "text",
         id_column: str = "id",
+        boxes_column: str = "boxes",
+        mask_column: str = "mask",
+        spans_column: str = "spans",
         scenes: int | None = None,
         scene_seed: int = 0,
         scene_objects: int = 3,
         scene_named: int = 1,
         batch_size: int = 8,
         num_workers: int = 0,
+        on_error: Literal["record", "stop"] = "record",
     ) -> None:
         super().__init__()
-        _check_choice(image, text, source, scenes)
-        _at_least(1, batch_size=batch_size)
-        _at_least(0, num_workers=num_workers)
-        self.image, self.text, self.source = image, text, source
-        self.columns = (image_column, text_column, id_column)
-        self.scenes = 4 if image is None and source is None and scenes is None else scenes
+        _check_choice(image, text, source, dataset, scenes)
+        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            if value < least:
+                raise ValueError(f"Expected `{name}` to be at least {least} but got {value}. Remedy: raise it.")
+        if on_error not in ("record", "stop"):
+            raise ValueError(f"Expected `on_error` to be 'record' or 'stop' but got {on_error!r}. Remedy: choose one.")
+        self.image, self.text, self.source, self.dataset = image, text, source, dataset
+        self.columns = Columns(image_column, text_column, id_column, boxes_column, mask_column, spans_column)
+        self.scenes = 4 if image is None and source is None and dataset is None and scenes is None else scenes
         self.scene_options = (scene_seed, scene_objects, scene_named)
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self._pairs: list[PairReference] | SceneReferences | None = None
+        self.on_error = on_error
+        self.skip: Container[str] = frozenset()
+        self._source: PairSource | None = None
+        self._pairs: Sequence[Reference] | Scenes | None = None
+        self._count: int | None = None
 
     @property
-    def pairs(self) -> list[PairReference] | SceneReferences:
-        """References to the pairs, in order.
+    def pairs(self) -> Sequence[Reference] | Scenes:
+        """References to the pairs, in order; listed when first asked for, in memory.
+
+        Raises:
+            RuntimeError: `setup` was not called.
+            ValueError: A pair has an id that cannot be.
+        """
+        if self._pairs is None:
+            source = self._ready()
+            self._pairs = source if isinstance(source, Scenes) else list_pairs(source)
+        return self._pairs
+
+    @property
+    def count(self) -> int | None:
+        """The number of pairs of all processes, skipped ones included; None where only reading them all would tell.
 
         Raises:
             RuntimeError: `setup` was not called.
         """
-        if self._pairs is None:
-            raise RuntimeError("Expected `setup` to be called before the pairs are used. Remedy: data.setup('fit').")
-        return self._pairs
+        self._ready()
+        return self._count
 
     def __len__(self) -> int:
-        """The number of pairs."""
-        return len(self.pairs)
+        """The number of pairs; a source that does not know is read through."""
+        count = self.count
+        return len(self.pairs) if count is None else count
 
     def setup(self, stage: str) -> None:
-        """Find the pairs and check all of them, once; the stage makes no difference.
+        """Find the pairs; for `fit` and `test`, and for `predict` that stops at a bad pair, check all of them.
+
+        What has no count, or holds its images, is checked for `fit` alone: else a bad pair stops when it is read.
 
         Raises:
-            ValueError: The source or a pair cannot be read.
+            ValueError: The source as a whole cannot be read, or a pair that must be readable cannot.
         """
-        if self._pairs is None:
-            self._pairs = self._find()
+        if self._source is None:
+            source = self._find()
+            self._count, self._source = source.count(), source
+        streamed = stage == "predict" and (self.on_error == "record" or self._count is None)
+        streamed = streamed or (stage != "fit" and self._source.holds_images)
+        if self._pairs is None and not streamed:
+            if not isinstance(self.pairs, Scenes):
+                check_all(self.pairs)
+            self._count = len(self.pairs)
 
-    def train_dataloader(self) -> DataLoader[Pair]:
+    def train_dataloader(self) -> DataLoader[Any]:
         """Batches of type `list[Pair]`, in order; each pair is read once and kept, since every epoch asks for it."""
-        return self._loader(keep=True)
-
-    def test_dataloader(self) -> DataLoader[Pair]:
-        """The same batches as for training."""
-        return self._loader()
-
-    def predict_dataloader(self) -> DataLoader[Pair]:
-        """The same batches as for training."""
-        return self._loader()
-
-    def _find(self) -> list[PairReference] | SceneReferences:
-        if self.scenes is not None:
-            return SceneReferences(self.scenes, *self.scene_options)
-        if self.source is not None:
-            references = read_source(self.source, *self.columns)
-        else:
-            assert self.image is not None and self.text is not None  # one of the three, says the constructor
-            references = make_references(self.image, self.text)
-        check_all(references)
-        return references
-
-    def _loader(self, keep: bool = False) -> DataLoader[Pair]:
         return DataLoader(
-            _Pairs(self.pairs, keep),
+            KeptPairs(self.pairs),
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             collate_fn=list,
             persistent_workers=self.num_workers > 0,
         )
 
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Batches of type `list[Pair]` with their truth, in order."""
+        return self._stream(record=False, truth=True)
 
-class _Pairs(Dataset[Pair]):
-    """Reads a pair when it is asked for, in the process that asks, and keeps it if told to."""
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Batches of type `list[Pair | BadPair]`, without truth, texts of similar length together."""
+        return self._stream(record=self.on_error == "record", skip=self.skip, by_length=True)
 
-    def __init__(self, references: list[PairReference] | SceneReferences, keep: bool) -> None:
-        self.references = references
-        self.kept: dict[int, Pair] | None = {} if keep else None
+    def _stream(self, **options: Any) -> DataLoader[list[Pair | BadPair]]:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        stream = PairStream(self._ready(), self.batch_size, rank, world, **options)
+        return DataLoader(stream, batch_size=None, num_workers=self.num_workers, collate_fn=as_it_is)
 
-    def __len__(self) -> int:
-        return len(self.references)
+    def _ready(self) -> PairSource:
+        if self._source is None:
+            raise RuntimeError("Expected `setup` to be called before the pairs are used. Remedy: data.setup('fit').")
+        return self._source
 
-    def __getitem__(self, index: int) -> Pair:
-        if self.kept is None:
-            return read_pair(self.references[index])
-        if index not in self.kept:
-            self.kept[index] = read_pair(self.references[index])
-        return self.kept[index]
+    def _find(self) -> PairSource:
+        if self.scenes is not None:
+            return Scenes(self.scenes, *self.scene_options)
+        if self.dataset is not None:
+            return self.dataset
+        if self.source is not None:
+            return open_source(self.source, self.columns)
+        assert self.image is not None and self.text is not None  # one of the three, says the constructor
+        return GivenPairs(self.image, self.text)
 
 
 def _check_choice(
-    image: str | list[str] | None, text: str | list[str] | None, source: str | None, scenes: int | None
+    image: str | list[str] | None,
+    text: str | list[str] | None,
+    source: str | None,
+    dataset: PairSource | None,
+    scenes: int | None,
 ) -> None:
     """One way to give pairs, and that one completely."""
     if (image is None) != (text is None):
         given, missing = ("image", "text") if text is None else ("text", "image")
         raise ValueError(f"Expected `image` and `text` but got only `{given}`. Remedy: give `{missing}` as well.")
-    kinds = {"image and text": image, "source": source, "scenes": scenes}
+    kinds = {"image and text": image, "source": source, "dataset": dataset, "scenes": scenes}
     given_kinds = [name for name, value in kinds.items() if value is not None]
     if len(given_kinds) > 1:
         raise ValueError(
-            f"Expected one of image and text, source, or scenes but got {' together with '.join(given_kinds)}. "
-            "Remedy: leave all but one out."
+            "Expected one of image and text, source, dataset, or scenes but got "
+            f"{' together with '.join(given_kinds)}. Remedy: leave all but one out."
         )
-
-
-def _at_least(least: int, **values: int) -> None:
-    for name, value in values.items():
-        if value < least:
-            raise ValueError(f"Expected `{name}` to be at least {least} but got {value}. Remedy: raise it.")

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-ImageSource = str | Path | Image.Image
-"""A path, or a picture in memory."""
+from m2ib_lightning.data.dicom import MissingExtra, read_dicom
+
+
+class StoredImage(NamedTuple):
+    """The bytes of an image file that lies in another file.
+
+    Attributes:
+        name: What to call it, like a path: "shard-3.tar/cat.jpg".
+        data: Of the file.
+    """
+
+    name: str
+    data: bytes
+
+
+ImageSource = str | Path | Image.Image | StoredImage
+"""A path, a picture in memory, or an image file in memory."""
+
+ORIENTATION = 0x0112
+"""The EXIF tag that says how the camera was held."""
+
+DICOM = (".dcm", ".dicom")
+"""Suffixes of files that need pydicom."""
 
 
 def load_image(source: ImageSource) -> Image.Image:
@@ -19,9 +42,10 @@ def load_image(source: ImageSource) -> Image.Image:
     Transparent parts are shown on white. Of a file with several frames the first is taken. More than 8 bits are
     rescaled linearly: integers (modes "I" and "I;16") from 0..65535 to 0..255 whatever values occur, so that pictures
     stay comparable; floats (mode "F"), which have no agreed range, from their own smallest and largest value. A float
-    picture of one value is black.
+    picture of one value is black. DICOM files (`.dcm`) are shown as their window says; see `read_dicom`.
 
     Raises:
+        RuntimeError: A DICOM file is given and pydicom is not installed.
         ValueError: The file is missing, a folder, empty, cut short or no picture, or a pixel is not finite or outside
             of the 16-bit range.
         TypeError: The source is neither a path nor a picture.
@@ -38,9 +62,52 @@ def check_image(source: ImageSource) -> None:
     _to_rgb(_decode(source, reduced=True), source)
 
 
+def image_name(source: ImageSource) -> str:
+    """What to call a picture in messages: its path, if it has one."""
+    if isinstance(source, StoredImage):
+        return source.name
+    return "an image in memory" if isinstance(source, Image.Image) else str(source)
+
+
+def orientation(source: ImageSource) -> int:
+    """The EXIF orientation that `load_image` undoes, 1 to 8; 1 for none."""
+    if is_dicom(source):
+        return 1
+    try:
+        if isinstance(source, Image.Image):
+            return int(source.getexif().get(ORIENTATION, 1))
+        with Image.open(_file(source)) as image:
+            return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # as load_image, which shows a picture with a broken EXIF block as it is stored
+        return 1
+
+
+def open_stored(source: str | Path | StoredImage) -> Image.Image:
+    """The picture of a file in its own mode and as it is stored, not turned.
+
+    Raises:
+        ValueError: See `load_image`.
+    """
+    try:
+        with Image.open(_file(source)) as image:
+            image.load()
+            return image
+    except Exception as problem:
+        raise ValueError(f"Expected {_fault(source, problem)}") from problem
+
+
+def is_dicom(source: ImageSource) -> bool:
+    """Whether the name of a picture is that of a DICOM file."""
+    return not isinstance(source, Image.Image) and image_name(source).lower().endswith(DICOM)
+
+
+def _file(source: str | Path | StoredImage) -> str | Path | io.BytesIO:
+    return io.BytesIO(source.data) if isinstance(source, StoredImage) else source
+
+
 def _decode(source: ImageSource, reduced: bool = False) -> Image.Image:
     """The picture upright in its own mode, with all its pixels in memory."""
-    if not isinstance(source, str | os.PathLike | Image.Image):
+    if not isinstance(source, str | os.PathLike | Image.Image | StoredImage):
         raise TypeError(
             f"Expected a path or a PIL image but got {type(source).__name__}. "
             "Remedy: turn an array into one with Image.fromarray."
@@ -48,17 +115,21 @@ def _decode(source: ImageSource, reduced: bool = False) -> Image.Image:
     try:
         if isinstance(source, Image.Image):
             return ImageOps.exif_transpose(source)
-        with Image.open(source) as image:
+        if is_dicom(source):
+            return read_dicom(_file(source))
+        with Image.open(_file(source)) as image:
             if reduced:
                 image.draft(None, (1, 1))
             return ImageOps.exif_transpose(image)
+    except MissingExtra:
+        raise
     except Exception as problem:  # decoders of broken files raise OSError, SyntaxError, struct.error and others
         raise ValueError(f"Expected {_fault(source, problem)}") from problem
 
 
 def _fault(source: ImageSource, problem: Exception) -> str:
     """What is wrong with a picture, and the remedy."""
-    if not isinstance(source, Image.Image):
+    if isinstance(source, str | os.PathLike):
         path = os.fspath(source)
         if os.path.isdir(path):
             return f"an image file but got the folder {path}. Remedy: give a file in it, or the folder as `source`."
@@ -66,20 +137,22 @@ def _fault(source: ImageSource, problem: Exception) -> str:
             return f"an image file but got {path!r}, which does not exist. Remedy: correct the path."
         if os.path.getsize(path) == 0:
             return f"an image file but got {path}, which is empty (0 bytes). Remedy: get the file again."
+    if isinstance(source, StoredImage) and not source.data:
+        return f"an image file but got {source.name}, which is empty (0 bytes). Remedy: get the file again."
     if isinstance(problem, UnidentifiedImageError):
-        return f"an image file but got {source}, which is none. Remedy: convert it to PNG or JPEG."
+        return f"an image file but got {image_name(source)}, which is none. Remedy: convert it to PNG or JPEG."
     reason = " ".join(str(problem).split())
-    return f"a readable image but got {_name(source)}, broken or cut short ({reason}). Remedy: get the file again."
+    return f"a readable image but got {image_name(source)}, broken or cut short ({reason}). Remedy: get the file again."
 
 
 def _to_rgb(image: Image.Image, source: ImageSource) -> Image.Image:
     """The picture as RGB of 8 bits."""
     if min(image.size) < 1:
         raise ValueError(
-            f"Expected at least one pixel but got {_name(source)} of size {image.size}. Remedy: leave it out."
+            f"Expected at least one pixel but got {image_name(source)} of size {image.size}. Remedy: leave it out."
         )
     if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_to_8_bits(np.asarray(image), _name(source))).convert("RGB")
+        return Image.fromarray(_to_8_bits(np.asarray(image), image_name(source))).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -99,7 +172,3 @@ def _to_8_bits(values: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
             )
         low, high = 0.0, 65535.0
     return np.rint((exact - low) / max(high - low, np.finfo(np.float64).tiny) * 255).astype(np.uint8)
-
-
-def _name(source: ImageSource) -> str:
-    return "an image in memory" if isinstance(source, Image.Image) else str(source)

@@ -1,45 +1,163 @@
-"""Image-text pairs as cheap references: where they come from, whether they can be read, and reading one."""
+"""Image-text pairs as cheap references: what a source of them is, whether they can be read, and reading one."""
 
 from __future__ import annotations
 
-import csv
-import json
-import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 from PIL import Image
 
-from m2ib_lightning.data.images import ImageSource, check_image, load_image
-from m2ib_lightning.types import Pair, Truth
+from m2ib_lightning.data.ids import UNNAMED, Ids
+from m2ib_lightning.data.images import ImageSource, check_image, image_name, load_image
+from m2ib_lightning.types import BadPair, Pair, Truth
 
-TABLES = {".csv": ",", ".tsv": "\t", ".jsonl": ""}
-"""Suffixes of the files that `read_source` reads, with what separates their cells."""
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-"""Suffixes that make a file of a folder an image."""
+class LazyTruth(Protocol):
+    """Truth that takes work to read, such as a `TruthReference`."""
+
+    def read(self, image: ImageSource, size: tuple[int, int], text: str) -> Truth:
+        """See `TruthReference.read`."""
+
+
+class Reference(Protocol):
+    """One pair before it is read; a `PairReference`, or anything with its fields."""
+
+    @property
+    def id(self) -> str:
+        """See `PairReference`."""
+
+    @property
+    def image(self) -> ImageSource:
+        """See `PairReference`."""
+
+    @property
+    def text(self) -> str:
+        """See `PairReference`."""
+
+    @property
+    def truth(self) -> Truth | LazyTruth:
+        """See `PairReference`."""
+
+    @property
+    def place(self) -> str:
+        """See `PairReference`."""
 
 
 class PairReference(NamedTuple):
     """One pair before it is read.
 
     Attributes:
-        id: Unique among its neighbours, and fit to be a file name.
-        image: A path, or a picture in memory.
+        id: Unique in its source and fit to be a file name; `UNNAMED` to have one made from the image's name.
+        image: A path, a picture in memory, or the bytes of an image file.
         text: The caption, as given.
         truth: What a map should find, where data says so.
+        place: Where this was read, for messages ("line 4 of pairs.csv"), "" if that says nothing.
     """
 
     id: str
     image: ImageSource
     text: str
-    truth: Truth = Truth()
+    truth: Truth | LazyTruth = Truth()
+    place: str = ""
 
 
-def make_references(images: ImageSource | Sequence[ImageSource], texts: str | Sequence[str]) -> list[PairReference]:
+class PairSource(ABC):
+    """Where pairs come from. A format of your own is one class with `references`, named on the command line.
+
+    It must give the same pairs in the same order each time it is iterated over, and be fit for `pickle`.
+
+    Example:
+        >>> class Numbers(PairSource):
+        ...     def references(self):
+        ...         yield from (PairReference(f"n{i}", f"{i}.png", f"the number {i}") for i in range(3))
+        >>> [pair.id for pair in Numbers()]
+        ['n0', 'n1', 'n2']
+
+    Attributes:
+        holds_images: Whether its references hold images, so that a list of them all takes much memory.
+    """
+
+    holds_images = False
+
+    @abstractmethod
+    def references(self) -> Iterable[Reference | BadPair]:
+        """The pairs in order, no image opened; a `BadPair` for one that cannot even be referred to.
+
+        Raises:
+            ValueError: Something is wrong with the source as a whole; said in one line.
+        """
+
+    def count(self) -> int | None:
+        """How many pairs there are, None if only reading them all would tell.
+
+        Raises:
+            ValueError: Something is wrong with the source as a whole, where looking for it is cheap.
+        """
+        return None
+
+    def part(self, index: int, count: int) -> PairSource | None:
+        """The part `index` of `count` that can be read without reading the rest, None if there is no such thing.
+
+        The parts together have every pair once. Ids must then be distinct by themselves.
+        """
+        return None
+
+    def __iter__(self) -> Iterator[Reference | BadPair]:
+        """`references`, ids made where there are none; a pair with an id that cannot be is a `BadPair`."""
+        ids = Ids()
+        for position, pair in enumerate(self.references(), 1):
+            if isinstance(pair, BadPair):
+                yield pair._replace(id=ids.make(pair.id))
+                continue
+            if pair.id == UNNAMED:
+                assert isinstance(pair, PairReference)
+                yield pair._replace(id=ids.make(_stem(pair.image)))
+                continue
+            fault = ids.fault(pair.id, pair.place or f"pair {position}")
+            if fault:
+                yield BadPair(ids.make(f"{pair.id}-pair-{position}"), pair.text, _source(pair.image), fault)
+            else:
+                yield pair
+
+
+class GivenPairs(PairSource):
     """Pairs from images and texts, the first with the first and so on; a single one goes with all of the others.
+
+    Args:
+        images: Paths or pictures.
+        texts: As many captions.
+
+    Raises:
+        ValueError: The numbers of images and texts do not fit.
+    """
+
+    def __init__(self, images: ImageSource | Sequence[ImageSource], texts: str | Sequence[str]) -> None:
+        one = isinstance(images, str | Path | Image.Image)
+        self.images: list[ImageSource] = [images] if one else list(images)  # type: ignore[arg-type, list-item]
+        self.texts = [texts] if isinstance(texts, str) else list(texts)
+        count = max(len(self.images), len(self.texts))
+        if not self.images or not self.texts or not {len(self.images), len(self.texts)} <= {1, count}:
+            raise ValueError(
+                f"Expected as many texts as images, or one of either, but got {len(self.images)} images and "
+                f"{len(self.texts)} texts. Remedy: one text for each image."
+            )
+        self.images *= count // len(self.images)
+        self.texts *= count // len(self.texts)
+
+    def references(self) -> Iterator[PairReference]:
+        """The pairs."""
+        for image, text in zip(self.images, self.texts, strict=True):
+            yield PairReference(UNNAMED, image, text)
+
+    def count(self) -> int:
+        """How many."""
+        return len(self.images)
+
+
+def make_references(images: ImageSource | Sequence[ImageSource], texts: str | Sequence[str]) -> list[Reference]:
+    """Pairs from images and texts as a list; see `GivenPairs`.
 
     Raises:
         ValueError: The numbers of images and texts do not fit.
@@ -48,84 +166,78 @@ def make_references(images: ImageSource | Sequence[ImageSource], texts: str | Se
         >>> [pair.id for pair in make_references("animals/cat.jpg", ["a cat", "a dog"])]
         ['cat', 'cat-2']
     """
-    images = [images] if isinstance(images, str | Path | Image.Image) else list(images)
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    count = max(len(images), len(texts))
-    if not images or not texts or not {len(images), len(texts)} <= {1, count}:
-        raise ValueError(
-            f"Expected as many texts as images, or one of either, but got {len(images)} images and {len(texts)} texts. "
-            "Remedy: one text for each image."
-        )
-    images *= count // len(images)
-    texts *= count // len(texts)
-    ids = _default_ids("image" if isinstance(image, Image.Image) else Path(str(image)).stem for image in images)
-    return [PairReference(*fields) for fields in zip(ids, images, texts, strict=True)]
+    return list_pairs(GivenPairs(images, texts))
 
 
-def read_source(
-    source: str | Path, image_column: str = "image", text_column: str = "text", id_column: str = "id"
-) -> list[PairReference]:
-    """The pairs of a file or of a folder, images unread.
-
-    A file is CSV, TSV or JSON Lines in UTF-8 with a header; its image paths are relative to its own folder. A folder
-    holds such a file named metadata.csv, metadata.tsv or metadata.jsonl (the imagefolder convention of Hugging Face),
-    or images, also in subfolders, each with its caption beside it in a .txt file of the same name. Ids that are not
-    given are made from the names of the images: "cat", "cat-2", ...
-
-    Args:
-        source: The file or folder.
-        image_column: Column with the image's path; "file_name" is accepted for the default, "image".
-        text_column: Column with the caption.
-        id_column: Column with the pair's id. It need not exist if it is "id".
+def list_pairs(source: PairSource) -> list[Reference]:
+    """All pairs of a source.
 
     Raises:
-        ValueError: There are no pairs, a column is missing, a line is malformed, or an id is doubled or no file name.
-            A pair that cannot be read is no error here; see `check_all`.
+        ValueError: An id is doubled or can be no file name, or something is wrong with the source as a whole.
     """
-    path = Path(source)
-    if path.is_dir():
-        tables = [path / f"metadata{suffix}" for suffix in TABLES if (path / f"metadata{suffix}").is_file()]
-        if not tables:
-            return _read_folder(path)
-        path = tables[0]
-    if not path.is_file():
-        raise ValueError(
-            f"Expected a file or folder of pairs but got {path}, which does not exist. Remedy: correct the path."
-        )
-    if path.suffix.lower() not in TABLES:
-        raise ValueError(
-            f"Expected a file of pairs ({', '.join(TABLES)}) or a folder but got {path}. Remedy: convert it."
-        )
-    return _read_table(path, image_column, text_column, id_column)
+    pairs: list[Reference] = []
+    for pair in source:
+        if isinstance(pair, BadPair):
+            raise ValueError(pair.error)
+        pairs.append(pair)
+    return pairs
 
 
-def check_all(references: Sequence[PairReference]) -> None:
+def check_all(references: Sequence[Reference]) -> None:
     """Make sure that every pair can be read, without keeping any; an image of several pairs is tried once.
 
     Raises:
         ValueError: The first pair that cannot be read, by row and id, with the reason.
     """
     seen: set[str] = set()
-    for row, (name, image, text, _) in enumerate(references, 1):
+    for row, pair in enumerate(references, 1):
+        path = str(pair.image) if isinstance(pair.image, str | Path) else None
         try:
-            _check_text(text)
-            if isinstance(image, Image.Image) or str(image) not in seen:
-                check_image(image)
+            _check_text(pair.text)
+            if path not in seen:
+                check_image(pair.image)
         except ValueError as problem:
-            raise ValueError(f"Pair {row} of {len(references)}, {name!r}: {problem}") from problem
-        if not isinstance(image, Image.Image):
-            seen.add(str(image))
+            raise ValueError(f"Pair {row} of {len(references)}, {pair.id!r}: {problem}") from problem
+        if path is not None:
+            seen.add(path)
 
 
-def read_pair(reference: PairReference) -> Pair:
+def read_pair(reference: Reference, truth: bool = True) -> Pair:
     """The pair with its image decoded.
 
+    Args:
+        reference: What to read.
+        truth: Whether its ground truth is read as well, which opens mask files and draws boxes.
+
     Raises:
-        ValueError: The image cannot be read or the caption is empty; this says nothing about other pairs.
+        ValueError: The image or its truth cannot be read or the caption is empty; this says nothing about other pairs.
     """
     _check_text(reference.text)
-    source = "" if isinstance(reference.image, Image.Image) else str(reference.image)
-    return Pair(reference.id, load_image(reference.image), reference.text, source, reference.truth)
+    image = load_image(reference.image)
+    known = reference.truth if truth else Truth()
+    if not isinstance(known, Truth):
+        known = known.read(reference.image, image.size, reference.text)
+    return Pair(reference.id, image, reference.text, _source(reference.image), known)
+
+
+def read_or_record(reference: Reference | BadPair, truth: bool = False) -> Pair | BadPair:
+    """The pair, or why it cannot be read."""
+    if isinstance(reference, BadPair):
+        return reference
+    try:
+        return read_pair(reference, truth)
+    except (ValueError, TypeError) as problem:
+        reason = " ".join(str(problem).split())
+        return BadPair(reference.id, str(reference.text), _source(reference.image), reason)
+
+
+def _stem(image: ImageSource) -> str:
+    return "image" if isinstance(image, Image.Image) else Path(image_name(image)).stem
+
+
+def _source(image: ImageSource) -> str:
+    """What stands in results for where an image came from."""
+    return "" if isinstance(image, Image.Image) else image_name(image)
 
 
 def _check_text(text: str) -> None:
@@ -133,126 +245,3 @@ def _check_text(text: str) -> None:
         raise TypeError(f"Expected a text but got {type(text).__name__}. Remedy: give a string.")
     if not text.strip():
         raise ValueError("Expected a caption but got an empty text. Remedy: write one or leave the pair out.")
-
-
-def _read_folder(folder: Path) -> list[PairReference]:
-    """Images with captions beside them; one without a caption gets an empty text, which `check_all` reports."""
-    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES and path.name[0] != ".")
-    captions = [image.with_suffix(".txt") for image in images]
-    if not any(caption.is_file() for caption in captions):
-        raise ValueError(
-            f"Expected images with captions in {folder} but got {len(images)} images and no captions. "
-            "Remedy: a metadata.csv with the columns file_name and text, or cat.txt beside cat.jpg."
-        )
-    texts = [_read_text(caption).strip() if caption.is_file() else "" for caption in captions]
-    ids = _default_ids(image.relative_to(folder).with_suffix("").as_posix() for image in images)
-    return [PairReference(*fields) for fields in zip(ids, map(str, images), texts, strict=True)]
-
-
-def _read_table(path: Path, image_column: str, text_column: str, id_column: str) -> list[PairReference]:
-    """The pairs of a CSV, TSV or JSON Lines file."""
-    rows = list(_rows(path))
-    if not rows:
-        raise ValueError(f"Expected pairs in {path} but got none. Remedy: a header and one pair a line.")
-    first = rows[0][1]
-    if image_column == "image" and "image" not in first and "file_name" in first:
-        image_column = "file_name"
-    named = id_column != "id" or "id" in first
-    images = [_cell(path, line, row, image_column) for line, row in rows]
-    texts = [_cell(path, line, row, text_column) for line, row in rows]
-    if named:
-        ids = [_cell(path, line, row, id_column) for line, row in rows]
-        _check_ids(path, ids, [line for line, _ in rows])
-    else:
-        ids = _default_ids(Path(image).stem for image in images)
-    paths = [str(path.parent / image) if image else "" for image in images]
-    return [PairReference(*fields) for fields in zip(ids, paths, texts, strict=True)]
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each row as its line, from 1 (the last one if it has several), and its cells by column."""
-    separator, text = TABLES[path.suffix.lower()], _read_text(path)
-    return _csv_rows(path, text, separator) if separator else _json_rows(path, text)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as problem:
-        raise ValueError(f"Expected text in UTF-8 but got {problem} in {path}. Remedy: save it as UTF-8.") from problem
-
-
-def _csv_rows(path: Path, text: str, separator: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(StringIO(text), delimiter=separator, strict=True)
-    try:
-        for row in reader:
-            if None in row:
-                raise csv.Error("more cells than columns")
-            yield reader.line_num, row
-    except csv.Error as problem:
-        raise ValueError(
-            f"Expected one cell a column in line {reader.reader.line_num} of {path} but got {problem}. "
-            "Remedy: put a text with separators or quotes in double quotes, and double those inside."
-        ) from problem
-
-
-def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(StringIO(text), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as problem:
-            row = f"{problem.msg} at character {problem.colno}"
-        if not isinstance(row, dict):
-            raise ValueError(
-                f"Expected a JSON object in line {number} of {path} but got {row!r:.80}. Remedy: one object a line."
-            )
-        yield number, row
-
-
-def _cell(path: Path, line: int, row: dict[str, Any], column: str) -> str:
-    if column not in row:
-        raise ValueError(
-            f"Expected a column {column!r} in {path} (line {line}) but got {', '.join(map(repr, row))}. "
-            "Remedy: name one of those with image_column, text_column or id_column."
-        )
-    value = row[column]
-    if isinstance(value, bool | list | dict):
-        raise ValueError(
-            f"Expected a string in {column!r}, line {line} of {path}, but got {value!r:.80}. Remedy: one string."
-        )
-    return "" if value is None else str(value)
-
-
-def _check_ids(path: Path, ids: Sequence[str], lines: Sequence[int]) -> None:
-    """Ids name the files that are written for a pair, so they must be distinct and file names everywhere."""
-    first: dict[str, int] = {}
-    for name, line in zip(ids, lines, strict=True):
-        unsafe = re.search(r'[\x00-\x1f/\\:*?"<>|]', name) or not name.strip(". ")
-        if unsafe or len(name.encode("utf-8", "replace")) > 200:
-            raise ValueError(
-                f"Expected an id that can be a file name but got {name!r:.80} in line {line} of {path}. "
-                "Remedy: use letters, digits, '.', '-' and '_', or no id column."
-            )
-        if name in first:
-            raise ValueError(
-                f"Expected distinct ids but got {name!r} in lines {first[name]} and {line} of {path}. "
-                "Remedy: rename one, or drop the id column to have ids made."
-            )
-        first[name] = line
-
-
-def _default_ids(names: Iterable[str]) -> list[str]:
-    """Distinct file names, like the names given; distinct also where upper and lower case are one."""
-    taken: set[str] = set()
-    count: dict[str, int] = {}
-    ids = []
-    for name in names:
-        stem = unique = re.sub(r"[^\w.]+", "-", name).strip("-.")[:60] or "image"
-        while unique.casefold() in taken:
-            count[stem.casefold()] = count.get(stem.casefold(), 1) + 1
-            unique = f"{stem}-{count[stem.casefold()]}"
-        taken.add(unique.casefold())
-        ids.append(unique)
-    return ids

@@ -101,7 +101,7 @@ def sprite(name: str, art: str) -> Image.Image:
         return Image.open(file).convert("RGBA")
 
 
-@cache
+@lru_cache(maxsize=512)  # 8 MB; all of them would be 40
 def turned(name: str, art: str, mirrored: bool, degrees: int) -> Image.Image:
     """The drawing of an object mirrored and turned; kept, because turning is the slow part of a scene."""
     drawing = sprite(name, art)

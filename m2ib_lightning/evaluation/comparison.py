@@ -83,7 +83,9 @@ def compare(
             "metrics": [metric.name for metric in measured],
             "pairs": len(data),
             "batch_size": data.batch_size,
-            "data": repr(data.scene_options) if data.scenes else str(data.source or data.image),
+            "data": repr(data.scene_options)
+            if data.scenes
+            else str(data.source or data.image or type(data.dataset).__name__),
             "first": data.pairs[0].id,
         }
         _same(folder / label, wanted)

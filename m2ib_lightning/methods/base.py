@@ -12,7 +12,7 @@ import torch
 
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone, load_backbone
-from m2ib_lightning.types import Modality, Pair, PairBatch
+from m2ib_lightning.types import BadPair, Modality, Pair, PairBatch
 
 MODALITIES: tuple[Modality, ...] = ("image", "text")
 
@@ -53,6 +53,8 @@ class AttributionMethod(pl.LightningModule):
         self.backbone_name = backbone.name if isinstance(backbone, Backbone) else backbone
         # Checkpoints hold what was fitted and not the backbone.
         self.strict_loading = False
+        # Under resumption a process may have nothing left to do while others do.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def prepare(self) -> Backbone:
         """Load the backbone unless it is there, and check the method's arguments against it.
@@ -87,9 +89,34 @@ class AttributionMethod(pl.LightningModule):
         """Called by the Trainer before anything is computed."""
         self.prepare().to(self.trainer.strategy.root_device)
 
-    def predict_step(self, batch: Sequence[Pair], batch_idx: int) -> list[Attribution]:
-        """Explain the pairs of a batch as they come from a `PairDataModule`."""
-        return self.attribute(self.prepare().preprocess_pairs(batch))
+    def predict_step(self, batch: Sequence[Pair | BadPair], batch_idx: int) -> list[Attribution | BadPair]:
+        """Explain the pairs of a batch as they come from a `PairDataModule`; the bad ones stay, in their places.
+
+        Raises:
+            ValueError: The model cannot read a pair and the data module's `on_error` does not say "record".
+        """
+        prepared, bad = self._preprocess(batch)
+        found = iter(self.attribute(prepared) if prepared else [])
+        return [bad[pair.id] if pair.id in bad else next(found) for pair in batch]
+
+    def _preprocess(self, batch: Sequence[Pair | BadPair]) -> tuple[PairBatch | None, dict[str, BadPair]]:
+        """What the model reads of a batch, None if there is nothing, and the pairs that are bad, by id."""
+        backbone = self.prepare()
+        bad = {pair.id: pair for pair in batch if isinstance(pair, BadPair)}
+        good = [pair for pair in batch if isinstance(pair, Pair)]
+        try:
+            return backbone.preprocess_pairs(good) if good else None, bad
+        except ValueError:
+            if getattr(self.trainer.datamodule, "on_error", "stop") != "record":  # type: ignore[attr-defined]
+                raise
+        readable = []
+        for pair in good:
+            try:
+                backbone.preprocess_pairs([pair])
+                readable.append(pair)
+            except ValueError as problem:
+                bad[pair.id] = BadPair(pair.id, pair.text, pair.source, str(problem))
+        return backbone.preprocess_pairs(readable) if readable else None, bad
 
     def test_step(self, batch: Sequence[Pair], batch_idx: int) -> dict[str, Any]:
         """Explain the pairs of a batch for whoever scores them: "attributions", and "seconds" for all of them."""

@@ -20,7 +20,7 @@ import yaml
 from PIL import Image
 
 from m2ib_lightning.attribution import Attribution
-from m2ib_lightning.data.datamodule import SceneReferences
+from m2ib_lightning.data import make_scene
 from m2ib_lightning.data.images import load_image
 from m2ib_lightning.report.page import decimals
 from m2ib_lightning.store import AttributionStore
@@ -123,9 +123,7 @@ def _finder(config: Path) -> FindImage:
 
     def find(a: Attribution) -> Image.Image | None:
         if scene and not a.source and a.id.startswith("scene-"):
-            picture = SceneReferences(1, int(a.id.removeprefix("scene-")), **scene)[0].image
-            assert isinstance(picture, Image.Image)
-            return picture
+            return make_scene(int(a.id.removeprefix("scene-")), **scene).image
         return from_source(a)
 
     return find

@@ -17,12 +17,12 @@ def test_it_is_the_mean_over_pairs_of_what_the_multiplied_images_lose(tmp_path):
     data, method = PairDataModule(scenes=3, batch_size=2), M2IB("embedded", noise_samples=2)
     trainer = Trainer(
         accelerator="cpu", devices=1, logger=CSVLogger(tmp_path), enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, max_epochs=2, log_every_n_steps=1, callbacks=[ConfidenceDropLogger()],
+        enable_model_summary=False, max_epochs=8, log_every_n_steps=1, callbacks=[ConfidenceDropLogger()],
     )  # fmt: skip
     trainer.fit(method, data)
     found = logged(tmp_path)
     drops = []
-    for a, pair in zip(method.attributions(), [p for batch in data.predict_dataloader() for p in batch], strict=True):
+    for a, pair in zip(method.attributions(), [p for batch in data.train_dataloader() for p in batch], strict=True):
         heat = a.heatmap((pair.image.height, pair.image.width))[..., None]
         image = Image.fromarray((np.asarray(pair.image) * heat).round().astype(np.uint8))
         batch = method.backbone.preprocess_pairs([Pair("", image, pair.text)])

@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
-from m2ib_lightning.data import PairDataModule, SceneReferences, make_scene
+from m2ib_lightning.data import PairDataModule, Scenes, make_scene
 from m2ib_lightning.types import Pair
 
 LOADERS = ["train_dataloader", "test_dataloader", "predict_dataloader"]
@@ -64,7 +64,7 @@ def test_reading_in_other_processes_changes_nothing(paths: list[str]):
 def test_a_single_image_or_text_goes_with_all_of_the_others(paths: list[str]):
     data = PairDataModule(image=paths[0], text=["a", "b"])
     data.setup("fit")
-    assert [tuple(pair) for pair in data.pairs] == [("0", paths[0], "a"), ("0-2", paths[0], "b")]
+    assert [(p.id, p.image, p.text) for p in data.pairs] == [("0", paths[0], "a"), ("0-2", paths[0], "b")]
 
 
 def test_a_source_is_read_with_the_columns_named(paths: list[str], tmp_path: Path):
@@ -85,7 +85,7 @@ def test_without_arguments_four_scenes_are_served():
 def test_scenes_are_those_of_their_seeds_with_their_truth_at_hand():
     data = PairDataModule(scenes=3, scene_seed=7, scene_objects=2, scene_named=2)
     data.setup("test")
-    assert isinstance(data.pairs, SceneReferences)
+    assert isinstance(data.pairs, Scenes)
     for index, pair in enumerate(next(iter(data.test_dataloader()))):
         expected = make_scene(7 + index, 2, 2)
         assert (pair.id, pair.text) == (f"scene-{7 + index:06d}", expected.caption)
@@ -96,7 +96,7 @@ def test_scenes_are_those_of_their_seeds_with_their_truth_at_hand():
 def test_scenes_are_made_only_when_asked_for(monkeypatch):
     made = []
     monkeypatch.setattr(
-        "m2ib_lightning.data.datamodule.make_scene",
+        "m2ib_lightning.data.composed.make_scene",
         lambda seed, *options: made.append(seed) or make_scene(seed, *options),
     )
     data = PairDataModule(scenes=10**6)
@@ -107,7 +107,7 @@ def test_scenes_are_made_only_when_asked_for(monkeypatch):
 
 
 def test_iterating_over_scenes_ends():
-    assert [reference.id for reference in SceneReferences(2)] == ["scene-000000", "scene-000001"]
+    assert [reference.id for reference in Scenes(2)] == ["scene-000000", "scene-000001"]
 
 
 def test_setup_refuses_a_bad_pair_before_anything_is_read(paths: list[str]):
@@ -135,6 +135,7 @@ def test_pairs_before_setup_are_refused():
         ({"text": "a", "scenes": 2}, "`image` and `text` but got only `text`"),
         ({"image": "a.png", "text": "a", "scenes": 2}, "one of .* but got image and text together with scenes"),
         ({"source": "a.csv", "scenes": 2}, "one of .* but got source together with scenes"),
+        ({"source": "a.csv", "dataset": Scenes(1)}, "one of .* but got source together with dataset"),
         ({"batch_size": 0}, "`batch_size` to be at least 1 but got 0"),
         ({"num_workers": -1}, "`num_workers` to be at least 0 but got -1"),
     ],

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from m2ib_lightning.data.pairs import PairReference, check_all, make_references, read_pair, read_source
+from m2ib_lightning.data import Columns, open_source
+from m2ib_lightning.data.pairs import (
+    PairReference,
+    Reference,
+    check_all,
+    list_pairs,
+    make_references,
+    read_pair,
+)
 
 ROWS = [("cat.png", "a cat"), ("dog.png", 'a "big", brown dog')]
 
@@ -21,6 +29,16 @@ def folder(tmp_path: Path) -> Path:
     for name in ("cat.png", "dog.png"):
         Image.new("RGB", (4, 3), "red").save(tmp_path / name)
     return tmp_path
+
+
+def read_source(source: str | Path, **columns: str) -> list[Reference]:
+    """All pairs of a source."""
+    return list_pairs(open_source(source, Columns(**columns)))
+
+
+def fields(references: list[Reference]) -> list[tuple]:
+    """What a pair is, without where it was written."""
+    return [(r.id, r.image, r.text) for r in references]
 
 
 def write(path: Path, text: str) -> Path:
@@ -46,7 +64,7 @@ def test_tables_are_read_with_paths_relative_to_their_folder(folder: Path, name:
     if windows:
         text = "\ufeff" + text.replace("\n", "\r\n") + "\r\n"
     references = read_source(str(write(folder / name, text)))
-    assert references == [
+    assert fields(references) == [
         ("cat", str(folder / "cat.png"), "a cat"),
         ("dog", str(folder / "dog.png"), 'a "big", brown dog'),
     ]
@@ -58,8 +76,8 @@ def test_tables_are_read_with_paths_relative_to_their_folder(folder: Path, name:
 
 def test_columns_are_mapped_by_name_and_absolute_paths_stay(folder: Path):
     table = write(folder / "a.csv", f"key,path,caption,more\n7,{folder}/cat.png,a cat,x\n")
-    references = read_source(table, image_column="path", text_column="caption", id_column="key")
-    assert references == [("7", str(folder / "cat.png"), "a cat")]
+    references = read_source(table, image="path", text="caption", id="key")
+    assert fields(references) == [("7", str(folder / "cat.png"), "a cat")]
 
 
 def test_ids_of_the_file_are_kept(folder: Path):
@@ -87,7 +105,7 @@ def test_made_ids_are_distinct_file_names_and_stay_when_pairs_are_added(names: l
 def test_a_folder_with_metadata_is_read_by_the_imagefolder_convention(folder: Path, name: str):
     text = CSV if name.endswith("csv") else JSONL
     write(folder / name, text.replace("image", "file_name", 1 if name.endswith("csv") else 2))
-    assert [tuple(reference)[1:] for reference in read_source(folder)] == [(str(folder / i), t) for i, t in ROWS]
+    assert [r[1:] for r in fields(read_source(folder))] == [(str(folder / i), t) for i, t in ROWS]
 
 
 def test_a_folder_of_images_has_its_captions_beside_them(folder: Path):
@@ -119,7 +137,7 @@ def test_a_folder_without_images_or_captions_is_refused(folder: Path, tmp_path_f
 
 def test_a_missing_or_unknown_source_is_refused(folder: Path):
     refuse("a file or folder of pairs but got .*nowhere.csv, which does not exist", folder / "nowhere.csv")
-    refuse(r"\(\.csv, \.tsv, \.jsonl\) or a folder but got .*cat.png", folder / "cat.png")
+    refuse(r"\(\.csv, \.tsv, \.jsonl, \.parquet, \.tar\) or a folder but got .*cat.png", folder / "cat.png")
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "image,text\n"])
@@ -130,15 +148,15 @@ def test_a_file_without_pairs_is_refused(folder: Path, text: str):
 
 def test_a_missing_column_is_named_with_those_that_are_there(folder: Path):
     table = write(folder / "a.csv", "image,caption\ncat.png,a cat\n")
-    refuse(r"a column 'text' in .*a.csv \(line 2\) but got 'image', 'caption'", table)
-    refuse("a column 'path'", table, image_column="path", text_column="caption")
-    refuse("a column 'key'", table, id_column="key", text_column="caption")
-    refuse("'text' in .* \\(line 3\\) but got 'image'", write(folder / "a.jsonl", JSONL + '{"image": "cat.png"}\n'))
+    refuse(r"a column 'text' in line 2 of .*a.csv but got 'image', 'caption'", table)
+    refuse("a column 'path'", table, image="path", text="caption")
+    refuse("a column 'key'", table, id="key", text="caption")
+    refuse("'text' in line 3 of .* but got 'image'", write(folder / "a.jsonl", JSONL + '{"image": "cat.png"}\n'))
 
 
 def test_doubled_ids_are_refused_with_their_lines(folder: Path):
     table = write(folder / "a.csv", "id,image,text\n1,cat.png,a\n2,cat.png,a\n1,dog.png,b\n")
-    refuse("distinct ids but got '1' in lines 2 and 4", table)
+    refuse("distinct ids but got '1' again in line 4 of .*a.csv", table)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "a\\b", "a:b", "x" * 201, "猫" * 67])
@@ -202,13 +220,13 @@ def test_a_bad_pair_is_named_by_row_and_the_others_can_still_be_read(folder: Pat
 
 def test_images_and_texts_pair_up_or_a_single_one_goes_with_all():
     image = Image.new("L", (2, 2))
-    assert make_references("cat.png", "a cat") == [("cat", "cat.png", "a cat")]
-    assert [r[1:] for r in make_references(["a.png", Path("b.png")], ["x", "y"])] == [
+    assert fields(make_references("cat.png", "a cat")) == [("cat", "cat.png", "a cat")]
+    assert [r[1:] for r in fields(make_references(["a.png", Path("b.png")], ["x", "y"]))] == [
         ("a.png", "x"),
         (Path("b.png"), "y"),
     ]
-    assert make_references(image, ["x", "y"]) == [("image", image, "x"), ("image-2", image, "y")]
-    assert make_references(["a.png", "b.png"], "x") == [("a", "a.png", "x"), ("b", "b.png", "x")]
+    assert fields(make_references(image, ["x", "y"])) == [("image", image, "x"), ("image-2", image, "y")]
+    assert fields(make_references(["a.png", "b.png"], "x")) == [("a", "a.png", "x"), ("b", "b.png", "x")]
 
 
 @pytest.mark.parametrize(("images", "texts"), [(2, 3), (3, 2), (0, 1), (1, 0), (0, 0)])

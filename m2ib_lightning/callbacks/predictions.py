@@ -1,0 +1,178 @@
+"""Writes the results of a prediction as they come, so that it can be killed at any moment and resumed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from m2ib_lightning.attribution import Attribution
+from m2ib_lightning.callbacks.summary import ROWS, draw, print_table, print_totals, print_written
+from m2ib_lightning.methods import AttributionMethod
+from m2ib_lightning.store import AttributionStore, Provenance, StoreError
+from m2ib_lightning.store.lock import FolderLock
+from m2ib_lightning.store.parts import Precision
+from m2ib_lightning.store.resume import check_same
+from m2ib_lightning.store.writer import PartWriter
+from m2ib_lightning.types import BadPair, Pair
+
+
+class PredictionWriter(Callback):
+    """Writes attributions to `FOLDER/attributions` in Parquet parts, and goes on where an earlier run stopped.
+
+    Pairs that are there already, good or bad, are not read again. Every process writes parts of its own; the first
+    one waits at the end until all have finished, and shows what there is.
+
+    Args:
+        folder: Of the run; `pictures/` goes there too.
+        pictures: Whether to draw each pair.
+        configuration: What changes the results, besides the weights; the method's settings by default. A folder takes
+            results of one configuration.
+        maps: Precision of the maps: float32, or float16, which halves their size.
+        part_pairs: A part is written when so many pairs are finished.
+        part_seconds: Or when the last part is so long ago. A process that is killed redoes at most that.
+        retry_errors: Whether to try the bad pairs again that are there.
+
+    Raises:
+        ValueError: A number is too small, or the folder holds results of another configuration.
+        StoreError: The folder cannot be read or written, or another command writes there.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        pictures: bool = False,
+        configuration: dict[str, Any] | None = None,
+        maps: Precision = "float32",
+        part_pairs: int = 512,
+        part_seconds: float = 30.0,
+        retry_errors: bool = False,
+    ) -> None:
+        if part_pairs < 1 or part_seconds < 0:
+            raise ValueError(
+                f"Expected `part_pairs` from 1 and `part_seconds` from 0 but got {part_pairs} and {part_seconds}. "
+                "Remedy: the defaults are 512 and 30."
+            )
+        self.folder, self.pictures, self.configuration, self.maps = Path(folder), pictures, configuration, maps
+        self.part_pairs, self.part_seconds, self.retry_errors = part_pairs, part_seconds, retry_errors
+        self.store = AttributionStore(self.folder / "attributions")
+        self.lock = FolderLock(self.store.folder)
+        self.writer: PartWriter | None = None
+        self.shown: list[Attribution] = []
+        self.written = 0
+        self.stopping = False
+        self._parent = os.getppid()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the folder, refuse it if it holds something else, and find out what is done."""
+        if stage != "predict" or not isinstance(pl_module, AttributionMethod):
+            return
+        if trainer.is_global_zero:
+            try:
+                self._open(pl_module, hasattr(trainer.datamodule, "skip"))  # type: ignore[attr-defined]
+            except BaseException:
+                self.lock.release()
+                _tell_children(trainer, signal.SIGKILL)  # they wait for this process below
+                raise
+        trainer.strategy.barrier()
+        self.lock.share()
+        self.writer = PartWriter(
+            self.store, self._provenance(pl_module), trainer.global_rank, self.maps, self.part_pairs, self.part_seconds
+        )
+        if hasattr(trainer.datamodule, "skip"):  # type: ignore[attr-defined]
+            trainer.datamodule.skip = self.store.ids()  # type: ignore[attr-defined]
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let SIGTERM end the run after the batch that is being computed, with everything written."""
+
+        def stop(*_: Any) -> None:
+            self.stopping = True
+            _tell_children(trainer, signal.SIGTERM)
+
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, stop)  # the Trainer puts the former handler back
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Sequence[Pair | BadPair],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take the results of a batch."""
+        assert self.writer is not None
+        self.writer.add(outputs)
+        self.written += len(outputs)
+        good = [result for result in outputs if isinstance(result, Attribution)]
+        self.shown += good[: ROWS - len(self.shown)]
+        if self.pictures:
+            draw(self.folder / "pictures", good, [pair for pair in batch if isinstance(pair, Pair)])
+        # A process whose launcher was killed is in the way of the next run.
+        orphan = trainer.local_rank > 0 and os.getppid() != self._parent
+        if self.stopping or orphan:
+            # Lightning kills the first process when another one ends with anything but 0.
+            raise SystemExit(0 if trainer.global_rank else 128 + signal.SIGTERM)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write what there is, and say how to go on."""
+        if self.writer is None:
+            return
+        if not isinstance(exception, StoreError):
+            self.writer.flush()
+        self.lock.release()
+        if trainer.is_global_zero and isinstance(exception, KeyboardInterrupt | SystemExit):
+            print(f"Stopped; what was finished is written. The same command with --output {self.folder} goes on.")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the rest and, in the first process, show the totals of all when they have finished."""
+        if self.writer is None:
+            return
+        self.writer.flush()
+        self.writer = None
+        if trainer.is_global_zero:
+            self.lock.take(patience=float("inf"))
+            self._report()
+        self.lock.release()
+
+    def _open(self, method: AttributionMethod, can_skip: bool) -> None:
+        """What one process does for all, alone in the folder."""
+        self.lock.take()
+        there = self.store.provenance
+        if there is not None:
+            if not can_skip:
+                raise ValueError(
+                    f"Expected no earlier results in {str(self.folder)!r} but there are {len(self.store)}. "
+                    "Remedy: choose another folder, or pass a PairDataModule, which leaves out what is done."
+                )
+            if self.configuration is not None:  # before the model is loaded
+                check_same(self.folder, there, Provenance("", "", self._configuration(method)))
+            check_same(self.folder, there, self._provenance(method))
+        self.store.drop_unfinished()
+        if self.retry_errors:
+            self.store.drop_errors()
+
+    def _configuration(self, method: AttributionMethod) -> dict[str, Any]:
+        return {**(method.settings if self.configuration is None else self.configuration), "maps": self.maps}
+
+    def _provenance(self, method: AttributionMethod) -> Provenance:
+        weights = method.prepare().weight_hash
+        return Provenance(method.backbone_name, weights, self._configuration(method))
+
+    def _report(self) -> None:
+        print_table(self.shown, self.written)
+        print_totals(self.store, nothing_done=not self.written)
+        print_written(self.folder, f"{self.store.folder}/  {len(self.store)} attributions, Parquet", self.pictures)
+
+
+def _tell_children(trainer: Trainer, signum: signal.Signals) -> None:
+    """Pass a signal on to the processes that the Trainer has started, if any."""
+    launcher = trainer.strategy.launcher
+    if launcher is not None:
+        launcher.kill(signum)

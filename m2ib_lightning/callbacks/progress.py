@@ -1,0 +1,82 @@
+"""One line in the terminal while a prediction runs: pairs, pairs per second and the time left."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
+
+from m2ib_lightning.types import BadPair
+
+LINE = "{desc}{percentage:3.0f} % |{bar:20}| {n:,} of {total_fmt} pairs, {rate_noinv_fmt}, {remaining} left{postfix}"
+
+
+class PairProgress(ProgressBar):
+    """Pairs that are done, of all, with those of earlier runs; how many a second; the time left; how many are bad.
+
+    With several processes the first one counts its own pairs for each of them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enabled, self.bad = True, 0
+        self.line: tqdm[Any] | None = None
+
+    def enable(self) -> None:
+        """Show the line."""
+        self.enabled = True
+
+    def disable(self) -> None:
+        """Show nothing; the Trainer asks all processes but the first to."""
+        self.enabled = False
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with what earlier runs have done."""
+        if not self.enabled:
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        # None where only reading them all would tell.
+        total, there = getattr(data, "count", None), len(getattr(data, "skip", ()))
+        # A file that takes the output gets a line now and then.
+        seconds = 0.2 if sys.stderr.isatty() else 10.0
+        self.line = tqdm(
+            total=total, initial=there, desc="Explaining ", unit=" pairs", mininterval=seconds, smoothing=0.1,
+            bar_format=LINE if total else None, dynamic_ncols=True,
+        )  # fmt: skip
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Sequence[Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count a batch."""
+        if self.line is None:
+            return
+        self.bad += sum(isinstance(result, BadPair) for result in outputs)
+        if self.bad:
+            self.line.set_postfix_str(f"{self.bad:,} bad", refresh=False)
+        count = len(batch) * trainer.world_size
+        if self.line.total:
+            count = min(count, self.line.total - self.line.n)
+        self.line.update(count)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the last line."""
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the line as it is."""
+        self._close()
+
+    def _close(self) -> None:
+        if self.line is not None:
+            self.line.close()
+            self.line = None

@@ -1,0 +1,89 @@
+"""Composed scenes as a source of pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+from PIL import Image
+
+from m2ib_lightning.data.pairs import PairSource
+from m2ib_lightning.data.scenes import Scene, make_scene
+from m2ib_lightning.types import Truth
+
+
+class SceneReference:
+    """A composed scene as a pair, made when its text or image is asked for.
+
+    Args:
+        seed: Of the scene.
+        objects: How many objects it shows.
+        named: How many of them its caption names.
+    """
+
+    place = ""
+
+    def __init__(self, seed: int, objects: int, named: int) -> None:
+        self.id, self.seed, self.options = f"scene-{seed:06d}", seed, (objects, named)
+
+    @cached_property
+    def scene(self) -> Scene:
+        """The scene, with the truth about its pixels and words."""
+        return make_scene(self.seed, *self.options)
+
+    @property
+    def image(self) -> Image.Image:
+        """What is shown."""
+        return self.scene.image
+
+    @property
+    def text(self) -> str:
+        """The caption."""
+        return self.scene.caption
+
+    @property
+    def truth(self) -> Truth:
+        """The pixels of what is named, and its characters."""
+        return Truth(self.scene.mask, self.scene.spans)
+
+
+class Scenes(PairSource):
+    """Composed scenes, each made when it is asked for. The one of seed 7 has the id "scene-000007".
+
+    Args:
+        count: How many.
+        seed: Of the first scene; the next one has the next seed.
+        objects: How many objects each scene shows.
+        named: How many of them its caption names.
+
+    Raises:
+        ValueError: There are no such scenes.
+    """
+
+    def __init__(self, count: int, seed: int = 0, objects: int = 3, named: int = 1) -> None:
+        for name, value, least in (("scenes", count, 1), ("scene_seed", seed, 0)):
+            if value < least:
+                raise ValueError(f"Expected `{name}` to be at least {least} but got {value}. Remedy: raise it.")
+        self.seeds, self.objects, self.named = range(seed, seed + count), objects, named
+        self.scene(0)  # refuses numbers of objects that cannot be
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def __getitem__(self, index: int) -> SceneReference:
+        return SceneReference(self.seeds[index], self.objects, self.named)
+
+    def references(self) -> Iterator[SceneReference]:
+        """The scenes in order, none of them made."""
+        return (self[index] for index in range(len(self)))
+
+    def __iter__(self) -> Iterator[SceneReference]:
+        return self.references()
+
+    def count(self) -> int:
+        """How many."""
+        return len(self)
+
+    def scene(self, index: int) -> Scene:
+        """The scene behind a pair, with the truth about its pixels and words."""
+        return self[index].scene

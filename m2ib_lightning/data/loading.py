@@ -1,0 +1,107 @@
+"""Batches of pairs, read from a source as they are asked for and shared among processes without copies."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Sequence
+from itertools import islice
+
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from m2ib_lightning.data.composed import Scenes
+from m2ib_lightning.data.pairs import PairSource, Reference, read_or_record, read_pair
+from m2ib_lightning.types import BadPair, Pair
+
+WINDOW = 16
+"""Batches among which texts of one length are put together."""
+
+
+class PairStream(IterableDataset[list[Pair | BadPair]]):
+    """Batches of the pairs of one process.
+
+    Pair i of the source belongs to process i modulo `world`; where processes read ahead, blocks of `batch_size` of its
+    pairs go to them in turn. A source that can be read in parts is split by them instead. Either way each pair is read
+    by exactly one, and none waits for another.
+
+    Args:
+        source: Of the pairs.
+        batch_size: The most pairs in a batch.
+        rank: Of this process among `world`.
+        world: How many processes share the pairs.
+        skip: Ids that are passed over, their images not opened.
+        record: Whether a pair that cannot be read comes as a `BadPair`; else it raises.
+        truth: Whether the pairs' truth is read.
+        by_length: Whether texts of similar length are put together, within 16 batches; the padding of a batch is read
+            by the model like a text of that length.
+    """
+
+    def __init__(
+        self,
+        source: PairSource,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        skip: Container[str] = (),
+        record: bool = True,
+        truth: bool = False,
+        by_length: bool = False,
+    ) -> None:
+        self.source, self.batch_size, self.rank, self.world = source, batch_size, rank, world
+        self.skip, self.record, self.truth, self.by_length = skip, record, truth, by_length
+
+    def __iter__(self) -> Iterator[list[Pair | BadPair]]:
+        """The batches.
+
+        Raises:
+            ValueError: Something is wrong with the source as a whole, or with a pair and pairs are not recorded.
+        """
+        wanted = (pair for pair in self._own() if pair.id not in self.skip)
+        while window := list(islice(wanted, WINDOW * self.batch_size if self.by_length else self.batch_size)):
+            yield from (self._read(batch) for batch in _batches(window, self.batch_size))
+
+    def _own(self) -> Iterator[Reference | BadPair]:
+        """The references of this process and, under a DataLoader, of this worker of it."""
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        part = self.source.part(self.rank * workers + worker, self.world * workers)
+        if part is not None and self.world * workers > 1:
+            return iter(part)
+        own = islice(iter(self.source), self.rank, None, self.world)
+        return (pair for i, pair in enumerate(own) if i // self.batch_size % workers == worker)
+
+    def _read(self, batch: Iterable[Reference | BadPair]) -> list[Pair | BadPair]:
+        pairs = [read_or_record(pair, self.truth) for pair in batch]
+        bad = next((pair for pair in pairs if isinstance(pair, BadPair)), None)
+        if bad is not None and not self.record:
+            raise ValueError(f"Pair {bad.id!r}: {bad.error}")
+        return pairs
+
+
+def _batches(window: Sequence[Reference | BadPair], size: int) -> list[list[Reference | BadPair]]:
+    """Batches of texts of similar length, each in the order of the source, and the batches by their first pair.
+
+    Length is in characters: tokens are the model's affair.
+    """
+    by_length = sorted(range(len(window)), key=lambda i: len(str(window[i].text)))
+    chosen = sorted(sorted(by_length[start : start + size]) for start in range(0, len(window), size))
+    return [[window[i] for i in batch] for batch in chosen]
+
+
+class KeptPairs(Dataset[Pair]):
+    """The pairs of a list, each read once, in the process that asks first, and kept."""
+
+    def __init__(self, references: Sequence[Reference] | Scenes) -> None:
+        self.references = references
+        self.kept: dict[int, Pair] = {}
+
+    def __len__(self) -> int:
+        return len(self.references)
+
+    def __getitem__(self, index: int) -> Pair:
+        if index not in self.kept:
+            self.kept[index] = read_pair(self.references[index], truth=False)
+        return self.kept[index]
+
+
+def as_it_is(batch: list[Pair | BadPair]) -> list[Pair | BadPair]:
+    """The batch, untouched: what a DataLoader calls where it would make tensors."""
+    return batch

@@ -1,0 +1,6 @@
+"""Results of a data set: a folder of Parquet parts, appended as pairs finish and readable without this package."""
+
+from m2ib_lightning.store.parts import Provenance, StoreError
+from m2ib_lightning.store.reader import AttributionStore
+
+__all__ = ["AttributionStore", "Provenance", "StoreError"]

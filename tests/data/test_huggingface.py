@@ -1,0 +1,153 @@
+"""Parquet files, tar shards and data sets of the hub are streamed by `datasets`, images decoded here."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from m2ib_lightning.data import Columns, HuggingFace, PairDataModule, open_source
+from m2ib_lightning.types import BadPair, Pair
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+def png(colour: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (4, 3), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def shards(folder: Path, count: int = 2, each: int = 3) -> str:
+    """Tar files as WebDataset writes them; picture 1 of each is cut short. Returns their wild card."""
+    for shard in range(count):
+        with tarfile.open(folder / f"part-{shard}.tar", "w") as tar:
+            for i in range(each):
+                picture = png(10 * shard + i)
+                files = {"png": picture[:40] if i == 1 else picture, "txt": f"picture {i}".encode()}
+                files["json"] = json.dumps({"caption": f"more of {i}", "boxes": [[0, 0, 2, 1]]}).encode()
+                for suffix, data in files.items():
+                    info = tarfile.TarInfo(f"{i:04d}.{suffix}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+    return str(folder / "part-*.tar")
+
+
+def read(source: str | None = None, **options) -> dict[str, Pair | BadPair]:
+    data = PairDataModule(source=source, batch_size=2, **options)
+    data.setup("predict")
+    pairs = [pair for batch in data.predict_dataloader() for pair in batch]
+    assert len({pair.id for pair in pairs}) == len(pairs)
+    return {pair.id: pair for pair in pairs}
+
+
+@pytest.mark.parametrize("workers", [0, 2, 3])
+def test_tar_shards_give_every_pair_once_with_ids_of_shard_and_key(tmp_path: Path, workers: int):
+    pairs = read(shards(tmp_path), num_workers=workers)
+    assert set(pairs) == {f"part-{shard}-{i:04d}" for shard in range(2) for i in range(3)}
+    assert pairs["part-1-0002"].text == "picture 2"
+    assert pairs["part-1-0002"].source == f"{tmp_path}/part-1.tar/0002.png"
+    assert np.asarray(pairs["part-1-0002"].image).tolist() == [[[12] * 3] * 4] * 3
+    bad = [pair for pair in pairs.values() if isinstance(pair, BadPair)]
+    assert sorted(pair.id for pair in bad) == ["part-0-0001", "part-1-0001"]
+    assert all(".tar/0001.png, " in pair.error for pair in bad)
+
+
+def test_parts_of_tar_shards_are_read_by_themselves(tmp_path: Path):
+    source = open_source(shards(tmp_path, count=4))
+    parts = [source.part(index, 2) for index in range(2)]
+    ids = [[pair.id for pair in part] for part in parts]
+    assert sorted(ids[0] + ids[1]) == sorted(pair.id for pair in source) and len(ids[0]) == len(ids[1]) == 6
+    assert source.part(0, 5) is None
+
+
+def test_cells_inside_of_json_are_named_with_a_dot(tmp_path: Path):
+    source = open_source(shards(tmp_path), Columns(text="json.caption", boxes="json.boxes"))
+    pair = next(iter(source))
+    assert pair.text == "more of 0"
+    truth = pair.truth.read(pair.image, (4, 3), pair.text)
+    assert truth.mask.sum() == 2 and truth.mask[0, :2].all()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("inside", [True, False], ids=["bytes", "paths"])
+def test_parquet_holds_images_or_their_paths(tmp_path: Path, inside: bool, workers: int):
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    images = [{"bytes": png(i), "path": f"{i}.png"} for i in range(3)] if inside else [f"{i}.png" for i in range(3)]
+    table = {"image": images, "caption": list("abc"), "boxes": [[[0, 0, 1, 1]], None, []]}
+    pq.write_table(pa.table(table), tmp_path / "pairs.parquet")
+    pairs = read(str(tmp_path / "pairs.parquet"), text_column="caption", num_workers=workers)
+    assert [(pair.id, pair.text, pair.image.getpixel((0, 0))[0]) for pair in pairs.values()] == [
+        ("0", "a", 0),
+        ("1", "b", 1),
+        ("2", "c", 2),
+    ]
+    data = PairDataModule(source=str(tmp_path), text_column="caption")
+    data.setup("test")
+    masks = [pair.truth.mask for pair in next(iter(data.test_dataloader()))]
+    assert data.count == 3 and masks[0].sum() == 1 and masks[1] is masks[2] is None
+
+
+def test_a_test_does_not_list_what_holds_its_images(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("m2ib_lightning.data.datamodule.list_pairs", lambda source: pytest.fail("listed"))
+    data = PairDataModule(source=shards(tmp_path, count=1, each=1))
+    data.setup("test")
+    assert [pair.id for batch in data.test_dataloader() for pair in batch] == ["part-0-0000"]
+
+
+def test_the_hub_is_asked_for_the_name_and_split_given(monkeypatch):
+    asked = []
+    rows = {"image": [Image.new("L", (2, 2))] * 2, "text": ["a cat", "a dog"], "id": [5, 6]}
+    rows = datasets.Dataset.from_dict(rows, datasets.Features(
+        {"image": datasets.Image(), "text": datasets.Value("string"), "id": datasets.Value("int64")}
+    ))  # fmt: skip
+    splits = {"train": rows.to_iterable_dataset(), "test": rows.select([1]).to_iterable_dataset()}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **options: asked.append((a, options)) or splits)
+    assert list(read("hf:someone/pairs:test")) == ["6"]
+    assert asked[0][0] == ("someone/pairs", None) and asked[0][1]["streaming"]
+    assert list(read(dataset=HuggingFace("someone/pairs", "train", "en"))) == ["5", "6"]
+    assert asked[1][0] == ("someone/pairs", "en")
+    with pytest.raises(ValueError, match=r"a split of someone/pairs \(train, test\) but got None. Remedy: hf:"):
+        read("hf:someone/pairs")
+
+
+def test_a_folder_of_splits_is_read_by_split(tmp_path: Path):
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        table = pa.table({"image": [{"bytes": png(1), "path": "a.png"}], "text": [split]})
+        pq.write_table(table, tmp_path / "data" / f"{split}-00000-of-00001.parquet")
+    assert [pair.text for pair in read(f"hf:{tmp_path}:test").values()] == ["test"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere/*.tar", "files but nowhere/.*tar matches none"),
+        ("hf:no/such", "a data set but got no/such: "),
+        ("no/such", "a file or folder of pairs but got no/such.* or write hf:no/such for"),
+    ],
+)
+def test_what_cannot_be_found_is_named_in_one_line(source: str, message: str):
+    with pytest.raises(ValueError, match=rf"^Expected {message}.* ?Remedy: .*$|^Expected {message}.*$"):
+        PairDataModule(source=source).setup("predict")
+
+
+def test_a_missing_column_and_a_broken_file_are_named(tmp_path: Path):
+    pq.write_table(pa.table({"picture": ["a.png"], "text": ["a"]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a column 'image' in .*a.parquet but got 'picture', 'text'. Remedy: .*"):
+        PairDataModule(source=str(tmp_path / "a.parquet")).setup("predict")
+    (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"^Expected .*b.parquet.* Remedy: .*$"):
+        PairDataModule(source=str(tmp_path / "b.parquet")).setup("predict")

@@ -1,0 +1,228 @@
+"""Every pair is read by exactly one process and worker; bad ones are recorded; skipped ones are not opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lightning.pytorch import LightningModule, Trainer
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from m2ib_lightning.data import PairDataModule, PairReference, PairSource
+from m2ib_lightning.data.ids import UNNAMED
+from m2ib_lightning.data.loading import PairStream, as_it_is
+from m2ib_lightning.types import BadPair, Pair
+
+PICTURE = Image.new("RGB", (2, 2))
+
+
+class Numbers(PairSource):
+    """So many pairs of one picture; a worker can read its share alone if there are files of them."""
+
+    def __init__(self, count: int, files: int = 1, texts: list[str] | None = None) -> None:
+        self.numbers, self.files, self.texts = range(count), files, texts
+
+    def references(self):
+        for i in self.numbers:
+            yield PairReference(f"n{i}", PICTURE, self.texts[i] if self.texts else f"number {i}")
+
+    def part(self, index: int, count: int):
+        if self.files < count:
+            return None
+        part = Numbers(0)
+        part.numbers = self.numbers[index::count]
+        return part
+
+
+@pytest.mark.parametrize("files", [1, 6], ids=["picked", "in parts"])
+@pytest.mark.parametrize(
+    ("world", "workers", "count"),
+    [*((world, 0, count) for world in (1, 2) for count in (0, 1, 5, 23)), (1, 2, 5), (3, 2, 23), (3, 2, 0)],
+)
+def test_each_pair_is_read_once_by_one_process_and_worker(files: int, world: int, workers: int, count: int):
+    source, read = Numbers(count, files), []
+    for rank in range(world):
+        stream = PairStream(source, 2, rank, world, by_length=True)
+        batches = list(DataLoader(stream, batch_size=None, num_workers=workers, collate_fn=as_it_is))
+        assert all(1 <= len(batch) <= 2 for batch in batches)
+        mine = [pair.id for batch in batches for pair in batch]
+        if files == 1:
+            assert sorted(mine) == sorted(f"n{i}" for i in range(rank, count, world))
+        read += mine
+    assert sorted(read) == sorted(f"n{i}" for i in range(count))
+
+
+def test_positions_of_a_process_do_not_depend_on_what_is_skipped():
+    streams = [PairStream(Numbers(10), 4, rank, 2, skip={"n0", "n1", "n4"}) for rank in (0, 1)]
+    assert [[p.id for batch in stream for p in batch] for stream in streams] == [
+        ["n2", "n6", "n8"],
+        ["n3", "n5", "n7", "n9"],
+    ]
+
+
+def test_workers_keep_the_order_of_the_source_where_lengths_are_equal():
+    source = Numbers(9)
+    alone = [[p.id for p in batch] for batch in PairStream(source, 2)]
+    loader = DataLoader(PairStream(source, 2), batch_size=None, num_workers=2, collate_fn=as_it_is)
+    assert [[p.id for p in batch] for batch in loader] == alone
+
+
+def test_texts_of_similar_length_share_a_batch_and_one_batch_keeps_its_order():
+    texts = ["a", "a long text", "b", "another one"]
+    batches = list(PairStream(Numbers(4, texts=texts), 2, by_length=True))
+    assert [[pair.text for pair in batch] for batch in batches] == [["a", "b"], ["a long text", "another one"]]
+    (whole,) = PairStream(Numbers(4, texts=texts), 8, by_length=True)
+    assert [pair.text for pair in whole] == texts
+    assert [[pair.text for pair in batch] for batch in PairStream(Numbers(4, texts=texts), 2)] == [texts[:2], texts[2:]]
+
+
+def test_the_window_is_bounded_and_nothing_is_read_far_ahead():
+    class Endless(PairSource):
+        given = 0
+
+        def references(self):
+            while True:
+                self.given += 1
+                yield PairReference(UNNAMED, PICTURE, "x")
+
+    source = Endless()
+    next(iter(PairStream(source, 2, by_length=True)))
+    assert source.given == 32  # 16 batches of 2
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """A table of every kind of bad pair among good ones."""
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (3, 2)).save(tmp_path / f"{name}.png")
+    Image.new("RGB", (60, 60), "red").save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:400])
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("no picture")
+    Image.fromarray(np.full((2, 2), np.nan, dtype=np.float32)).save(tmp_path / "nan.tif")
+    (tmp_path / "pairs.csv").write_text(
+        "id,image,text\n1,a.png,one\n2,gone.png,x\n3,cut.jpg,x\n4,empty.png,x\n5,text.png,x\n6,nan.tif,x\n"
+        "7,b.png,\n1,b.png,again\nx/y,b.png,unsafe\n8,,x\n9,c.png,nine\n"
+    )
+    return tmp_path / "pairs.csv"
+
+
+REASONS = {
+    "2": "gone.png', which does not exist",
+    "3": "cut.jpg, broken or cut short",
+    "4": "empty.png, which is empty",
+    "5": "text.png, which is none",
+    "6": "nan or infinity in .*nan.tif",
+    "7": "an empty text",
+    "1-pair-8": "distinct ids but got '1' again in line 9 of .*pairs.csv",
+    "x-y-pair-9": "an id that can be a file name but got 'x/y' in line 10 of .*pairs.csv",
+    "8": "'', which does not exist",
+}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_pairs_are_recorded_with_their_reasons_and_the_good_ones_read(table: Path, workers: int):
+    data = PairDataModule(source=str(table), batch_size=3, num_workers=workers)
+    data.setup("predict")
+    pairs = {pair.id: pair for batch in data.predict_dataloader() for pair in batch}
+    assert len(pairs) == data.count == len(data) == 11
+    assert {name for name, pair in pairs.items() if isinstance(pair, Pair)} == {"1", "9"}
+    for name, reason in REASONS.items():
+        bad = pairs[name]
+        assert isinstance(bad, BadPair)
+        with pytest.raises(ValueError, match=rf"^Expected .*{reason}.* Remedy: .*$"):
+            raise ValueError(bad.error)
+    assert pairs["2"] == BadPair("2", "x", str(table.parent / "gone.png"), pairs["2"].error)
+
+
+def test_stopping_at_a_bad_pair_names_it_before_anything_is_read(table: Path):
+    text = table.read_text().replace("1,b.png,again\nx/y,b.png,unsafe\n", "")
+    table.write_text(text)
+    for stage, on_error in (("predict", "stop"), ("fit", "record"), ("test", "record")):
+        with pytest.raises(ValueError, match=r"^Pair 2 of 9, '2': .*gone.png', which does not exist. Remedy: "):
+            PairDataModule(source=str(table), on_error=on_error).setup(stage)
+    with pytest.raises(ValueError, match=r"Expected `on_error` to be 'record' or 'stop' but got 'pass'"):
+        PairDataModule(on_error="pass")  # type: ignore[arg-type]
+
+
+def test_a_source_that_cannot_count_stops_when_it_comes_to_the_bad_pair():
+    data = PairDataModule(dataset=Numbers(2, texts=["a", ""]), batch_size=1, on_error="stop")
+    data.setup("predict")
+    batches = iter(data.predict_dataloader())
+    assert next(batches)[0].id == "n0"
+    with pytest.raises(ValueError, match="Pair 'n1': Expected a caption but got an empty text"):
+        next(batches)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("image,caption\na.png,x\n", "a column 'text'"),
+        ("image,text\na.png,x\nb.png,a cat, sitting\n", "line 3 of .*more cells"),
+        ("image,text\n", "pairs in .* but got none"),
+    ],
+)
+def test_what_is_wrong_with_a_table_as_a_whole_is_an_error_in_setup(table: Path, text: str, reason: str):
+    table.write_text(text)
+    with pytest.raises(ValueError, match=rf"^Expected .*{reason}.* Remedy: .*$"):
+        PairDataModule(source=str(table)).setup("predict")
+
+
+def test_images_of_skipped_pairs_and_of_others_are_not_opened(table: Path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        "m2ib_lightning.data.pairs.load_image", lambda image: opened.append(Path(image).name) or PICTURE
+    )
+    data = PairDataModule(source=str(table), batch_size=2)
+    data.setup("predict")
+    assert opened == []
+    data.skip = {"1", "3", "4"}
+    read = [pair.id for batch in data.predict_dataloader() for pair in batch]
+    assert opened == ["gone.png", "text.png", "nan.tif", "", "c.png"]
+    assert not set(read) & data.skip
+
+
+def test_a_caption_that_is_not_utf8_is_a_bad_pair_of_its_folder(tmp_path: Path):
+    for name, text in (("a", b"a cat"), ("b", "a caf\u00e9".encode("latin-1"))):
+        PICTURE.save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_bytes(text)
+    data = PairDataModule(source=str(tmp_path))
+    data.setup("predict")
+    good, bad = next(iter(data.predict_dataloader()))
+    assert isinstance(good, Pair) and isinstance(bad, BadPair) and bad.id == "b"
+    assert "text in UTF-8" in bad.error and "b.txt. Remedy: " in bad.error
+    with pytest.raises(ValueError, match=r"text in UTF-8 .*b.txt. Remedy: "):
+        PairDataModule(source=str(tmp_path)).setup("fit")
+
+
+class Recorder(LightningModule):
+    """Keeps the batches that a trainer gives it."""
+
+    def predict_step(self, batch: list[Pair | BadPair], batch_idx: int) -> list[Pair | BadPair]:
+        return batch
+
+
+def test_the_process_of_the_trainer_says_which_pairs_are_read(monkeypatch):
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, use_distributed_sampler=False)
+    data = PairDataModule(dataset=Numbers(5), batch_size=2)
+    monkeypatch.setattr(type(trainer), "world_size", 2)
+    monkeypatch.setattr(type(trainer), "global_rank", 1)
+    data.trainer = trainer
+    data.setup("predict")
+    assert [pair.id for batch in data.predict_dataloader() for pair in batch] == ["n1", "n3"]
+    assert [pair.id for batch in data.test_dataloader() for pair in batch] == ["n1", "n3"]
+
+
+def test_a_trainer_predicts_over_a_source_of_unknown_length():
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    batches = trainer.predict(Recorder(), datamodule=PairDataModule(dataset=Numbers(5), batch_size=2))
+    assert [pair.id for batch in batches for pair in batch] == [f"n{i}" for i in range(5)]
+
+
+def test_predictions_get_no_truth_and_tests_do():
+    data = PairDataModule(scenes=1)
+    data.setup("test")
+    assert next(iter(data.predict_dataloader()))[0].truth.mask is None
+    assert next(iter(data.test_dataloader()))[0].truth.mask.shape == (96, 96)

@@ -1,0 +1,155 @@
+"""Boxes, outlines and masks of a file become the pixels of the picture that was read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from m2ib_lightning.backbones import load_backbone
+from m2ib_lightning.backbones.view import box_in_view
+from m2ib_lightning.data import MaskFile, PairDataModule, PairReference, Polygon, RunLengths, TruthReference, read_pair
+from m2ib_lightning.data.truth import draw
+from m2ib_lightning.types import Truth
+
+
+def paint(mask: np.ndarray) -> Image.Image:
+    """A picture that is red where the mask is, and blue elsewhere."""
+    return Image.fromarray(np.where(mask[..., None], [255, 0, 0], [0, 0, 255]).astype(np.uint8))
+
+
+def test_boxes_cover_the_pixels_whose_centres_they_hold_and_at_least_one():
+    assert draw((1, 1, 3, 2), (4, 3)).astype(int).tolist() == [[0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+    assert draw((0.4, 0, 1.6, 3), (4, 3)).any(0).tolist() == [True, True, False, False]
+    assert draw((0.6, 0, 1.4, 3), (4, 3)).any(0).tolist() == [True, False, False, False]  # the pixel it begins in
+    assert draw((-5, -5, 99, 99), (4, 3)).all()
+    assert draw((3.9, 2.9, 4.5, 3.5), (4, 3)).sum() == 1
+
+
+@pytest.mark.parametrize(
+    "box", [(2, 0, 1, 3), (1, 1, 1, 2), (4, 0, 5, 1), (0, 3, 1, 4), (-3, 0, 0, 1), (0, 0, np.nan, 1)]
+)
+def test_boxes_that_hold_nothing_are_refused(box):
+    with pytest.raises(ValueError, match=r"within 4 x 3 pixels but got .* Remedy: "):
+        draw(box, (4, 3))
+
+
+def test_run_lengths_go_down_the_columns():
+    # two out, three in, one out, of columns of two: (0,0) (1,0) out; (0,1) (1,1) (0,2) in; (1,2) out
+    assert draw(RunLengths([2, 3, 1], (2, 3)), (3, 2)).astype(int).tolist() == [[0, 1, 1], [0, 1, 0]]
+    with pytest.raises(ValueError, match="run lengths of 2 x 3 pixels"):
+        draw(RunLengths([2, 3], (2, 3)), (3, 2))
+
+
+def test_outlines_are_filled():
+    mask = draw(Polygon([2, 2, 8, 2, 8, 6, 2, 6]), (12, 10))
+    assert mask[3:6, 3:8].all() and not mask[:2].any() and not mask[:, :2].any() and not mask[:, 9:].any()
+    with pytest.raises(ValueError, match="at least 3 corners but got 4 numbers"):
+        draw(Polygon([1, 2, 3, 4]), (12, 10))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
+def test_masks_are_what_is_not_0(tmp_path: Path, mode: str):
+    expected = draw((1, 0, 3, 2), (5, 4))
+    if mode == "I;16":
+        picture = Image.fromarray(expected.astype(np.uint16))
+    elif mode == "P":
+        picture = Image.fromarray(expected.astype(np.uint8), "L")
+        picture.putpalette([200, 9, 9, 0, 0, 0])  # the index counts and not the colour
+    else:
+        picture = Image.fromarray(np.where(expected, 255, 0).astype(np.uint8)).convert(mode)
+    picture.save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(draw(MaskFile(str(tmp_path / "mask.png")), (5, 4)), expected)
+    doubled = draw(MaskFile(str(tmp_path / "mask.png")), (10, 8))
+    np.testing.assert_array_equal(doubled, np.kron(expected, np.ones((2, 2))) > 0)
+    with pytest.raises(ValueError, match=r"one shape but got 5 x 4 and 4 x 5 pixels .* Remedy: "):
+        draw(MaskFile(str(tmp_path / "mask.png")), (4, 5))
+    with pytest.raises(ValueError, match="which does not exist"):
+        draw(MaskFile("nowhere.png"), (4, 5))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_truth_is_turned_with_its_picture(tmp_path: Path, orientation: int):
+    box = (2, 1, 5, 3)
+    picture = paint(draw(box, (12, 8)))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / "a.png", exif=exif)
+    pair = read_pair(PairReference("a", str(tmp_path / "a.png"), "x", TruthReference([box])))
+    assert pair.image.size == ((8, 12) if orientation >= 5 else (12, 8))
+    np.testing.assert_array_equal(pair.truth.mask, np.asarray(pair.image)[..., 0] > 127)
+
+
+def test_truth_drawn_on_another_size_is_resized(tmp_path: Path):
+    Image.new("RGB", (50, 40)).save(tmp_path / "a.png")
+    truth = TruthReference([(20, 0, 40, 16)], size=(100, 80))
+    mask = read_pair(PairReference("a", str(tmp_path / "a.png"), "x", truth)).truth.mask
+    np.testing.assert_array_equal(mask, draw((10, 0, 20, 8), (50, 40)))
+    with pytest.raises(ValueError, match="of one shape but got 80 x 100 and 50 x 40 pixels"):
+        read_pair(PairReference("a", str(tmp_path / "a.png"), "x", truth._replace(size=(80, 100))))
+
+
+@pytest.mark.parametrize("span", [(0, 6), (-1, 2), (2, 2), (3, 1)])
+def test_spans_beyond_the_text_are_refused(span):
+    with pytest.raises(ValueError, match=r"within the text's 5 characters but got .* Remedy: "):
+        TruthReference(spans=[span]).read("", (1, 1), "a cat")
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (96, 96), (640, 100), (33, 47)])
+@pytest.mark.parametrize("where", [(0.4, 0.4, 0.6, 0.7), (0.3, 0.1, 0.9, 0.5), (0.0, 0.0, 0.45, 0.5)])
+def test_boxes_land_where_the_processor_puts_their_pixels(size, where):
+    backbone = load_backbone("embedded")
+    width, height = size
+    box = (where[0] * width, where[1] * height, where[2] * width, where[3] * height)
+    mask = draw(box, size)
+    batch = backbone.preprocess([paint(mask)], ["a"])
+    red = batch.pixel_values[0, 0] - batch.pixel_values[0, 2]
+    inside = (red > 0).numpy()
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    seen = box_in_view(box, batch.views[0], size)
+    if seen is None:
+        assert not inside.any()
+        return
+    high, wide = inside.shape
+    landed = (columns[0] / wide, rows[0] / high, (columns[-1] + 1) / wide, (rows[-1] + 1) / high)
+    # A pixel of what the model sees, and what drawing rounds the box by in the original.
+    slack = [1.5 / side + 1 / (s * (v1 - v0)) for side, s, v0, v1 in (
+        (wide, width, batch.views[0][0], batch.views[0][2]), (high, height, batch.views[0][1], batch.views[0][3])
+    )] * 2  # fmt: skip
+    assert all(abs(a - b) <= s for a, b, s in zip(landed, seen, slack, strict=True)), (landed, seen)
+
+
+def test_columns_of_truth_are_read_from_tables(tmp_path: Path):
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+    Image.fromarray(draw((0, 0, 1, 1), (8, 6))).save(tmp_path / "mask.png")
+    (tmp_path / "pairs.csv").write_text(
+        'image,text,boxes,mask,spans\na.png,a cat,"[[1, 2, 3, 4]]",mask.png,"[[2, 5]]"\na.png,a dog,"[1, 2, 3, 4]",,\n'
+        "a.png,a bee,,,\n"
+    )
+    (tmp_path / "pairs.jsonl").write_text(
+        '{"image": "a.png", "text": "a cat", "boxes": [[1, 2, 3, 4]], "mask": "mask.png", "spans": [[2, 5]]}\n'
+        '{"image": "a.png", "text": "a dog", "boxes": [[1, 2, 3, 4]]}\n{"image": "a.png", "text": "a bee"}\n'
+    )
+    box = draw((1, 2, 3, 4), (8, 6))
+    for name in ("pairs.csv", "pairs.jsonl"):
+        data = PairDataModule(source=str(tmp_path / name))
+        data.setup("test")
+        first, second, third = next(iter(data.test_dataloader()))
+        np.testing.assert_array_equal(first.truth.mask, box | draw((0, 0, 1, 1), (8, 6)))
+        assert list(first.truth.spans) == [(2, 5)]
+        np.testing.assert_array_equal(second.truth.mask, box)
+        assert second.truth.spans is None and third.truth == Truth()
+
+
+@pytest.mark.parametrize("cell", ["[[1, 2]]", "left", '{"a": 1}', "[[1, 2, 3, null]]", "3"])
+def test_malformed_truth_is_named_by_line_and_only_where_it_is_wanted(tmp_path: Path, cell: str):
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+    cell = cell.replace('"', '""')
+    (tmp_path / "pairs.csv").write_text(f'image,text,boxes\na.png,a cat,"{cell}"\n')
+    data = PairDataModule(source=str(tmp_path / "pairs.csv"))
+    data.setup("predict")
+    assert len(next(iter(data.predict_dataloader()))) == 1
+    with pytest.raises(ValueError, match=r"4 numbers in 'boxes', line 2 of .*pairs.csv, but got .* Remedy: "):
+        list(data.test_dataloader())
