@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import warnings
 from datetime import datetime
 from pathlib import Path
@@ -211,6 +212,9 @@ def main(args: ArgsType = None) -> None:
     if args is not None:
         # Lightning warns of a command line beside `args`, which a test runner or notebook always has.
         warnings.filterwarnings("ignore", ".*args parameter is intended to run from within Python.*")
+    # `class_path: my_terms.Mine` is a file in the folder of the call, also where `m2ib` is a script of its own.
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
     try:
         cli = M2IBCLI(
             AttributionMethod,

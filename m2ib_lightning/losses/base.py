@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -37,11 +38,18 @@ class Bottlenecked(NamedTuple):
     other: Tensor
 
 
+Past = Sequence[Mapping[str, Tensor]]
+"""Of each step made so far the unweighted values of a tower's terms, (B,) each, by name; empty at the first step."""
+
+Embed = Callable[[Modality, Sequence[Any]], Tensor]
+"""Clean embeddings (N, E) of captions ("text"), or of pictures or their files ("image")."""
+
+
 class LossTerm(nn.Module):
     """A term of the loss: a module whose `forward` gives one unweighted value per pair.
 
-    The method weighs it, sums it over towers and pairs, and logs it as `loss/<name>`. A further term is one class in
-    one file, named by `class_path` in the configuration.
+    The method weighs it, sums it over towers and pairs, and logs it as `<modality>/<name>`. A further term is one class
+    in one file, named by `class_path` in the configuration.
 
     Args:
         weight: What it is multiplied by in the total.
@@ -49,6 +57,13 @@ class LossTerm(nn.Module):
 
     name: str
     """How it is logged; the class's name in lower case unless given."""
+
+    weight_moves: bool = False
+    """Whether its weight changes during a fit; it then sees the past, and the weight is logged as `<name>_weight`."""
+
+    forward: Callable[..., Tensor]
+    """Of a `Bottlenecked`, the value per pair, (B,), to be minimised. Where it depends on the noise it is a mean over
+    the samples, since they may come in several parts."""
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
@@ -59,10 +74,21 @@ class LossTerm(nn.Module):
         if "name" not in cls.__dict__:
             cls.name = cls.__name__.lower()
 
-    def weight_at(self, beta: float) -> float:
-        """Weight in the total, where the method's trade-off for the tower is `beta`."""
+    def prepare(self, embed: Embed) -> None:
+        """Called once, before the first fit, for terms that compare with captions or pictures of their own."""
+
+    def weight_at(self, beta: float, past: Past = ()) -> float | Tensor:
+        """Weight in the total, one for all pairs or (B,).
+
+        Args:
+            beta: The method's trade-off for the tower; 1 for a joint term.
+            past: Of a term whose weight moves: what the tower's terms were at the steps made so far.
+        """
         return self.weight
 
-    def forward(self, tower: Bottlenecked) -> Tensor:
-        """Value per pair, (B,), to be minimised; a mean over the noise samples where it depends on them."""
-        raise NotImplementedError
+
+class JointTerm(LossTerm):
+    """A term that looks at both towers at once: its `forward` takes that of the image and that of the text.
+
+    It is counted once for a pair and logged as `joint/<name>`. Both modalities must be explained.
+    """

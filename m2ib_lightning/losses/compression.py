@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from m2ib_lightning.losses.base import Bottlenecked, LossTerm
+from m2ib_lightning.losses.base import Bottlenecked, LossTerm, Past
 
 
 def compression(capacity: Tensor, is_open: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def compression(capacity: Tensor, is_open: Tensor) -> Tensor:
 class Compression(LossTerm):
     """`compression`, weighted by the tower's beta."""
 
-    def weight_at(self, beta: float) -> float:
+    def weight_at(self, beta: float, past: Past = ()) -> float | Tensor:
         """`weight` times beta: what a nat costs against similarity."""
         return self.weight * beta
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from m2ib_lightning.losses.base import Bottlenecked, LossTerm
+from m2ib_lightning.losses.base import Bottlenecked, LossTerm, Past
 
 
 def relevance(embedding: Tensor, other: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def relevance(embedding: Tensor, other: Tensor) -> Tensor:
 class Relevance(LossTerm):
     """`relevance`, which is maximised: its weight in the total is negative."""
 
-    def weight_at(self, beta: float) -> float:
+    def weight_at(self, beta: float, past: Past = ()) -> float:
         """Minus `weight`."""
         return -self.weight
 

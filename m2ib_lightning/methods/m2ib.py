@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.bottleneck import NoiseBank, ReadOut
-from m2ib_lightning.losses import Compression, LossTerm, Relevance
+from m2ib_lightning.losses import Compression, JointTerm, LossTerm, Relevance
 from m2ib_lightning.methods.base import MODALITIES, AttributionMethod, as_attributions
 from m2ib_lightning.methods.calibration import default_layer, find_priors
+from m2ib_lightning.methods.embed_alone import embed_alone
 from m2ib_lightning.methods.mask_fit import FitSetting, MaskFit, Suffix, TowerSetting
 from m2ib_lightning.methods.stopping import REASONS
 from m2ib_lightning.types import Layer, Modality, Pair, PairBatch
@@ -112,12 +114,14 @@ class M2IB(AttributionMethod):
         self.steps, self.noise_samples, self.lr, self.optimizer = steps, noise_samples, lr, optimizer
         self.prior, self.read_out = prior, read_out
         self.loss_terms = nn.ModuleList(loss_terms if loss_terms is not None else [Compression(), Relevance()])
+        _check_terms(self._terms, self.modalities)
         self.tolerance, self.patience, self.noise_chunk = tolerance, patience, noise_chunk
         self.noise, self.compile_towers = NoiseBank(seed, noise_samples, antithetic), compile
         self.fits = nn.ModuleList()
         self.towers: dict[Modality, TowerSetting] = {}
         self.suffix: dict[Modality, Suffix] = {}
 
+    @torch.inference_mode(False)  # what is made here takes part in gradients
     def prepare(self) -> Backbone:
         """Load the backbone, settle the layers and find the priors, unless that is done."""
         backbone = super().prepare()
@@ -128,6 +132,8 @@ class M2IB(AttributionMethod):
                 layers[modality] = default_layer(modality, tower.depth, self.prior) if layer is None else layer
                 tower.check_layer(layers[modality], f"{modality}_layer")
             priors = find_priors(backbone, self.prior, layers)
+            for term in self._terms:
+                term.prepare(partial(embed_alone, backbone))
             suffixes = {m: backbone.tower(m).suffix for m in self.modalities}
             self.suffix = {m: torch.compile(f) if self.compile_towers else f for m, f in suffixes.items()}
             self.towers = {m: TowerSetting(layers[m], self.betas[m], priors[m], self.read_out) for m in self.modalities}
@@ -136,11 +142,14 @@ class M2IB(AttributionMethod):
     def new_fit(self, batch: PairBatch) -> MaskFit:
         """Fresh masks for a batch of pairs."""
         backbone = self.prepare()
-        terms = [term for term in self.loss_terms if isinstance(term, LossTerm)]
         setting = FitSetting(
-            backbone, self.suffix, self.towers, terms, self.noise, self.tolerance, self.patience, self.noise_chunk
+            backbone, self.suffix, self.towers, self._terms, self.noise, self.tolerance, self.patience, self.noise_chunk
         )
         return MaskFit(setting, batch)
+
+    @property
+    def _terms(self) -> list[LossTerm]:
+        return [term for term in self.loss_terms if isinstance(term, LossTerm)]
 
     def new_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser of the masks, at the method's learning rate."""
@@ -291,6 +300,22 @@ class M2IB(AttributionMethod):
 def _check_at_least(name: str, value: float, least: float) -> None:
     if not value >= least:
         raise ValueError(f"Expected `{name}` to be at least {least} but got {value}. Remedy: choose a larger one.")
+
+
+def _check_terms(terms: Sequence[LossTerm], modalities: Sequence[Modality]) -> None:
+    """Refuse terms that cannot be told apart or that look at a tower which is not explained."""
+    names = [term.name for term in terms]
+    for term in terms:
+        if names.count(term.name) > 1:
+            raise ValueError(
+                f"Expected loss terms of different names but got {term.name!r} more than once. "
+                "Remedy: leave one out, or give a class of your own another `name`."
+            )
+        if isinstance(term, JointTerm) and len(modalities) < 2:
+            raise ValueError(
+                f"Expected both modalities for {type(term).__name__} but got {list(modalities)}. "
+                "Remedy: explain both, or leave the term out."
+            )
 
 
 @contextlib.contextmanager

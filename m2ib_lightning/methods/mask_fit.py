@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.bottleneck import InformationBottleneck, NoiseBank, ReadOut
-from m2ib_lightning.losses import Bottlenecked, LossTerm
+from m2ib_lightning.losses import Bottlenecked, JointTerm, LossTerm
 from m2ib_lightning.methods.stopping import Stopping
 from m2ib_lightning.prior import Prior
 from m2ib_lightning.types import HiddenStates, Layer, Modality, PairBatch
@@ -94,6 +94,7 @@ class MaskFit(nn.Module):
         self.bottlenecks = nn.ModuleDict({m: self._new_bottleneck(m, tower) for m, tower in setting.towers.items()})
         device = self.clean["image"].device
         self.stopping = Stopping(len(self.clean["image"]), setting.tolerance, setting.patience, device)
+        self.terms = _named_terms(setting)
         self.noise_chunk = setting.noise_chunk
         self._before: dict[str, Tensor] = {}
 
@@ -128,6 +129,7 @@ class MaskFit(nn.Module):
         """
         values, gradients = self._evaluate(step)
         total = values["loss/total"]
+        self.stopping.forget(self._weights_moved(values))
         self.stopping.judge(total)
         if self.history:
             stale = ~self.stopping.running & ~(total.isfinite() & (self.stopping.updates == len(self.history)))
@@ -181,25 +183,46 @@ class MaskFit(nn.Module):
     def _evaluate_in_chunks(self, step: int, chunk: int) -> tuple[dict[str, Tensor], list[Tensor]]:
         masks = {m: _Masks(self.bottleneck(m)) for m in self.setting.towers}
         samples, scale = self.setting.noise.samples, _loss_scale(self.clean["image"].device)
-        values: dict[str, Tensor] = {}
+        weights = self._weights()
+        values = {f"{name}_weight": weights[name] for name, (term, _) in self.terms.items() if term.weight_moves}
         for start in range(0, samples, chunk):
             part = slice(start, min(start + chunk, samples))
-            found = self._terms(masks, step, part)
+            found = self._terms(masks, weights, step, part)
             share = (part.stop - part.start) / samples
             (found["loss/total"].sum() * (share * scale)).backward()
             for name, value in found.items():
                 values[name] = values.get(name, 0) + share * value.detach()
         return values, [mask.gradient(scale) for mask in masks.values()]
 
-    def _terms(self, masks: Mapping[Modality, _Masks], step: int, part: slice) -> dict[str, Tensor]:
+    def _weights(self) -> dict[str, Tensor]:
+        """(B,) of each term at this step."""
+        weights = {}
+        for name, (term, looks_at) in self.terms.items():
+            beta = self.setting.towers[looks_at[0]].beta if len(looks_at) == 1 else 1.0
+            weight = term.weight_at(beta, self._past(name.split("/")[0]) if term.weight_moves else ())
+            weights[name] = torch.as_tensor(weight, device=self.score.device).expand(len(self.score))
+        return weights
+
+    def _past(self, tower: str) -> list[dict[str, Tensor]]:
+        """What the terms of a tower, or the joint ones, were at the steps made."""
+        own = f"{tower}/"
+        return [{n.removeprefix(own): v for n, v in step.items() if n.startswith(own)} for step in self.history]
+
+    def _weights_moved(self, values: Mapping[str, Tensor]) -> Tensor:
+        """(B,) bool, the pairs whose terms are not weighed as in the step before."""
+        moved = torch.zeros_like(self.stopping.running)
+        for name in values if self.history else ():
+            if name.endswith("_weight"):
+                moved = moved | (values[name] != self.history[-1][name])
+        return moved
+
+    def _terms(
+        self, masks: Mapping[Modality, _Masks], weights: Mapping[str, Tensor], step: int, part: slice
+    ) -> dict[str, Tensor]:
         """Values per pair of the terms and their weighted sum, for some of the noise samples."""
-        values: dict[str, Tensor] = {}
-        total = torch.zeros(len(self.score), device=self.clean["image"].device)
-        for modality, tower in self.setting.towers.items():
-            seen = self._tower_pass(modality, masks[modality], step, part)
-            for term in self.setting.loss_terms:
-                value = values[f"{modality}/{term.name}"] = term(seen)
-                total = total + term.weight_at(tower.beta) * value
+        seen = {modality: self._tower_pass(modality, masks[modality], step, part) for modality in self.setting.towers}
+        values = {name: term(*(seen[m] for m in looks_at)) for name, (term, looks_at) in self.terms.items()}
+        total = sum((weights[name] * value for name, value in values.items()), torch.zeros_like(self.score))
         return {"loss/total": total, **values}
 
     def _tower_pass(self, modality: Modality, masks: _Masks, step: int, part: slice) -> Bottlenecked:
@@ -282,6 +305,16 @@ class MaskFit(nn.Module):
         self.history = [{name: value.to(device) for name, value in step.items()} for step in state["history"]]
         self._before = {name: value.to(device) for name, value in state["before"].items()}
         self.stopping.load(state["stopping"])
+
+
+def _named_terms(setting: FitSetting) -> dict[str, tuple[LossTerm, tuple[Modality, ...]]]:
+    """The terms by what they are logged as, each with the towers that it looks at."""
+    named: dict[str, tuple[LossTerm, tuple[Modality, ...]]] = {}
+    for modality in setting.towers:
+        own = [term for term in setting.loss_terms if not isinstance(term, JointTerm)]
+        named |= {f"{modality}/{term.name}": (term, (modality,)) for term in own}
+    joint = [term for term in setting.loss_terms if isinstance(term, JointTerm)]
+    return named | {f"joint/{term.name}": (term, ("image", "text")) for term in joint}
 
 
 class _Masks:

@@ -54,6 +54,12 @@ class Stopping:
         self.running = self.running & (reason == 0)
         self.updates = self.updates + self.running
 
+    def forget(self, rows: Tensor) -> None:
+        """Of the pairs that (B,) bool says, earlier losses are not to be compared with those that come."""
+        self.first = torch.where(rows, torch.nan, self.first)
+        self.best = torch.where(rows, torch.inf, self.best)
+        self.waited = torch.where(rows, 0, self.waited)
+
     def keep(self, rows: Tensor) -> None:
         """Forget all pairs but those of the given indices."""
         for name in self.FIELDS:

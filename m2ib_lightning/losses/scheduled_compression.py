@@ -1,0 +1,39 @@
+"""Compression whose weight moves to beta in the first steps."""
+
+from __future__ import annotations
+
+from m2ib_lightning.losses.base import Past
+from m2ib_lightning.losses.compression import Compression
+
+
+class ScheduledCompression(Compression):
+    """`compression`, weighted by beta times a factor that goes in a straight line from `start` to 1.
+
+    beta_t = beta (start + (1 - start) min(1, t / steps)), t = 0, 1, ... the steps made. A start below 1 lets relevance
+    find its tokens before they are paid for, one above 1 closes the masks first. Source: the annealing of the KL term
+    of Bowman et al., CoNLL 2016 (arXiv 1511.06349).
+
+    While beta rises the loss may rise as well: under `m2ib fit` give `--early_stopping.patience` as many steps.
+
+    Args:
+        start: Factor at the first step, >= 0.
+        steps: Steps until beta is reached, >= 1.
+        weight: What it is multiplied by in the total.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    name = "compression"
+    weight_moves = True
+
+    def __init__(self, start: float = 0.0, steps: int = 5, weight: float = 1.0) -> None:
+        super().__init__(weight)
+        for name, value, least in (("start", start, 0), ("steps", steps, 1)):
+            if not value >= least:
+                raise ValueError(f"Expected `{name}` to be at least {least} but got {value}. Remedy: raise it.")
+        self.start, self.steps = start, steps
+
+    def weight_at(self, beta: float, past: Past = ()) -> float:
+        """`weight` times the beta of this step."""
+        return self.weight * beta * (self.start + (1 - self.start) * min(1.0, len(past) / self.steps))

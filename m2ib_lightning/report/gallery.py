@@ -1,0 +1,221 @@
+"""Attributions as one HTML file to look through: filter and sort the pairs, click one for its maps, words and curves.
+
+From the command line: python -m m2ib_lightning.report.gallery OUTPUT
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from m2ib_lightning.attribution import Attribution
+from m2ib_lightning.data import make_scene
+from m2ib_lightning.data.images import load_image
+from m2ib_lightning.report.page import decimals
+from m2ib_lightning.store import AttributionStore
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SIDE = 192
+"""The longer side of the pictures in the file, in pixels."""
+
+FRAME = 500
+"""The same of the pictures of masks."""
+
+FindImage = Callable[[Attribution], Image.Image | None]
+"""Gives the picture of a pair, or None if there is none."""
+
+
+class Gallery(NamedTuple):
+    """What was written.
+
+    Attributes:
+        path: The file.
+        pairs: How many pairs it shows.
+        pictures: How many of them with their picture; the others show the map alone.
+    """
+
+    path: Path
+    pairs: int
+    pictures: int
+
+
+def save_gallery(
+    attributions: Iterable[Attribution],
+    path: str | Path,
+    find_image: FindImage | None = None,
+    frames: Mapping[str, Sequence[Path]] | None = None,
+) -> Gallery:
+    """Write one HTML file that needs nothing beside it: no server, no other file, no network.
+
+    It lists the pairs, filtered by what is in their texts and ids and sorted by similarity, by drop (the similarity
+    minus the lowest that is left through a bottleneck) or by disagreement (how far the similarities through the two
+    bottlenecks lie apart). A click shows a pair's map over the picture, its words, the curves of its fit and, where
+    there are pictures of them, its masks step by step. Maps are kept to 1/255 of their range and pictures at `SIDE`
+    pixels.
+
+    Args:
+        attributions: A store, or a choice of its attributions.
+        path: Of the file.
+        find_image: By default the picture is read from `Attribution.source`, and left out where it is not there.
+        frames: Pictures of the masks, step by step, by the pair's id.
+    """
+    find_image, frames = find_image or from_source, frames or {}
+    settings: dict[str, int] = {}
+    pairs = [_pair(a, find_image(a), frames.get(a.id, ()), settings) for a in attributions]
+    data = {"colours": _colours(), "settings": [json.loads(text) for text in settings], "pairs": pairs}
+    # A text that holds "</script>" must not end the script.
+    held = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    folder = resources.files("m2ib_lightning") / "report"
+    page = (folder / "gallery.html").read_text("utf-8")
+    before, between, after = page.replace("/*SCRIPT*/", "/*DATA*/").split("/*DATA*/")
+    script = (folder / "gallery.js").read_text("utf-8")
+    Path(path).write_text(before + held + between + script + after, "utf-8")
+    return Gallery(Path(path), len(pairs), sum(pair["picture"] is not None for pair in pairs))
+
+
+def save_run_gallery(output: str | Path, path: str | Path | None = None) -> Gallery:
+    """Write the gallery of what `m2ib fit` or `m2ib predict` left in its output folder.
+
+    Pictures come from where the pairs were read, or are composed again for scenes; the masks step by step from
+    `masks`, where `MaskLogger` left them.
+
+    Args:
+        output: The folder; one with Parquet parts alone will do.
+        path: Of the file; `gallery.html` in the folder by default.
+
+    Raises:
+        ValueError: There are no attributions.
+    """
+    output = Path(output)
+    store = AttributionStore(output / "attributions" if (output / "attributions").is_dir() else output)
+    if not store.parts:
+        raise ValueError(f"Expected attributions in {output} but there are none. Remedy: name a folder of `m2ib` runs.")
+    watched = [folder for folder in (output / "masks").glob("*") if folder.is_dir()]
+    frames = {folder.name: sorted(folder.glob("step-*.png")) for folder in watched}
+    return save_gallery(store, path or output / "gallery.html", _finder(output / "config.yaml"), frames)
+
+
+def from_source(attribution: Attribution) -> Image.Image | None:
+    """The picture in the file that the attribution names, None if there is none or it cannot be read."""
+    try:
+        return load_image(attribution.source) if attribution.source else None
+    except ValueError:
+        return None
+
+
+def _finder(config: Path) -> FindImage:
+    """Reads pictures from their files and, where a run's configuration says how, composes scenes again."""
+    data = yaml.safe_load(config.read_text("utf-8")).get("data", {}) if config.is_file() else {}
+    scene = {name: data[f"scene_{name}"] for name in ("objects", "named") if f"scene_{name}" in data}
+
+    def find(a: Attribution) -> Image.Image | None:
+        if scene and not a.source and a.id.startswith("scene-"):
+            return make_scene(int(a.id.removeprefix("scene-")), **scene).image
+        return from_source(a)
+
+    return find
+
+
+def _pair(
+    a: Attribution, image: Image.Image | None, frames: Sequence[Path], settings: dict[str, int]
+) -> dict[str, Any]:
+    """What the page keeps of a pair; `settings` numbers those that occur."""
+    return {
+        "id": a.id,
+        "source": a.source,
+        "text": a.text,
+        "score": _number(a.score),
+        "imageScore": _number(a.image_score),
+        "textScore": _number(a.text_score),
+        "map": None if a.image_map is None else _map(a.image_map),
+        "view": [round(edge, 4) for edge in a.view],
+        "unit": a.unit,
+        "words": None if a.text_map is None else _words(a),
+        "special": [] if a.text_map is None else _special(a),
+        "truncated": a.truncated,
+        "history": {name: [_number(value) for value in values.tolist()] for name, values in a.history.items()},
+        "end": f"{a.steps} step{'s' * (a.steps != 1)}, {a.stop_reason.replace('_', ' ')}" if a.steps else "",
+        "settings": settings.setdefault(json.dumps(a.settings, sort_keys=True), len(settings)),
+        "picture": None if image is None else _picture(image, SIDE),
+        "frames": [_picture(Image.open(frame), FRAME) for frame in frames],
+    }
+
+
+def _map(values: NDArray[np.float32]) -> dict[str, Any]:
+    """Cells as bytes, 0 for the lowest value and 255 for the highest."""
+    low, high = float(values.min()), float(values.max())
+    cells = np.rint((values - low) * (255 / (high - low) if high > low else 0)).astype(np.uint8)
+    return {"rows": values.shape[0], "low": _number(low), "high": _number(high), "cells": _base64(cells.tobytes())}
+
+
+def _words(a: Attribution) -> list[tuple[str, float, str]]:
+    """Word, shade in 0..1 and value as text."""
+    words = a.words()
+    digits, top = decimals(*(value for _, value in words)), max((value for _, value in words), default=0.0)
+    return [(word, round(max(0.0, value) / top, 3) if top > 0 else 0.0, f"{value:{digits}}") for word, value in words]
+
+
+def _special(a: Attribution) -> list[tuple[str, str]]:
+    """What lies on no word: token and value as text."""
+    found = [(t, v) for t, v, s in zip(a.tokens, np.asarray(a.text_map).tolist(), a.special, strict=True) if s and v]
+    digits = decimals(*(value for _, value in found))
+    return [(token, f"{value:{digits}}") for token, value in found]
+
+
+def _picture(image: Image.Image, side: int) -> str:
+    """A data URI; the picture's longer side is at most `side` pixels."""
+    small, file = image.convert("RGB"), io.BytesIO()
+    small.thumbnail((side, side))
+    small.save(file, "WEBP", quality=60)
+    return "data:image/webp;base64," + _base64(file.getvalue())
+
+
+def _colours() -> str:
+    """The 256 colours of maps, the same as in `Attribution.overlay`."""
+    from matplotlib import colormaps
+
+    return _base64(np.rint(255 * colormaps["inferno"](np.arange(256))[:, :3]).astype(np.uint8).tobytes())
+
+
+def _number(value: float) -> float | None:
+    """Four digits of it, None for what JSON has no number for."""
+    return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write the gallery of a run and say where it is.
+
+    Args:
+        arguments: What was typed by default.
+    """
+    parser = argparse.ArgumentParser("python -m m2ib_lightning.report.gallery", description=save_run_gallery.__doc__)
+    parser.add_argument("output", help="folder of a fit or a prediction")
+    parser.add_argument("--file", help="gallery.html in that folder by default")
+    given = parser.parse_args(arguments)
+    try:
+        made = save_run_gallery(given.output, given.file)
+    except ValueError as error:
+        parser.error(str(error))
+    size = made.path.stat().st_size / 1e6
+    print(f"{made.path}  {made.pairs} pairs, {made.pictures} with their picture, {size:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

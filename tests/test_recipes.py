@@ -1,0 +1,31 @@
+"""What the README tells a reader to type for a piece of their own works as it stands there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from m2ib_lightning import AttributionStore
+
+README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+
+# As the installed `m2ib` starts: the folder of the script is on the path, that of the call is not.
+M2IB = "import sys; sys.path.remove(''); from m2ib_lightning.cli import main; main()"
+
+
+def block(kind: str, holding: str) -> str:
+    """The one block of code of the README that holds something."""
+    (found,) = (code for code in re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL) if holding in code)
+    return found
+
+
+def test_the_loss_term_of_the_readme_reaches_the_command_by_its_class_path(tmp_path):
+    (tmp_path / "my_terms.py").write_text(block("python", "class FewTokens"))
+    (tmp_path / "run.yaml").write_text(block("yaml", "my_terms.FewTokens"))
+    fast = ["--data.scenes=1", "--model.noise_samples=2", "--trainer.enable_progress_bar=false", "--output=out"]
+    command = [sys.executable, "-c", M2IB, "fit", "--config=run.yaml", *fast]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    (result,) = AttributionStore(tmp_path / "out" / "attributions")
+    assert len(result.history["image/fewtokens"]) == 10
+    assert result.history["image/fewtokens"][-1] < 0.2 * result.history["image/fewtokens"][0]
