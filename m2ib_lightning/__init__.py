@@ -6,6 +6,7 @@ from m2ib_lightning.api import explain
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone, load_backbone
 from m2ib_lightning.data import PairDataModule
+from m2ib_lightning.evaluation.suggest import Suggestion, suggest_settings
 from m2ib_lightning.losses import LossTerm
 from m2ib_lightning.methods import M2IB, RELEASED, AttributionMethod, measure_priors
 from m2ib_lightning.prior import Prior, load_priors, save_priors
@@ -21,9 +22,11 @@ __all__ = [
     "LossTerm",
     "PairDataModule",
     "Prior",
+    "Suggestion",
     "explain",
     "load_backbone",
     "load_priors",
     "measure_priors",
     "save_priors",
+    "suggest_settings",
 ]
