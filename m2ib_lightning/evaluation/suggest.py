@@ -230,7 +230,13 @@ def suggest_settings(
     model = load_backbone(backbone) if isinstance(backbone, str) else backbone
     tried = _layers(model, layers)
     shared: dict[str, Any] = {"prior": prior, "read_out": read_out}
-    cost = {"steps": steps, "noise_samples": noise_samples, "antithetic": True, "tolerance": None, "seed": seed}
+    cost: dict[str, Any] = {
+        "steps": steps,
+        "noise_samples": noise_samples,
+        "antithetic": True,
+        "tolerance": None,
+        "seed": seed,
+    }
     methods = {
         (modality, layer): M2IB(model, [modality], **{f"{modality}_layer": layer}, **shared, **cost)
         for modality, some in tried.items()
