@@ -238,7 +238,7 @@ def suggest_settings(
         "seed": seed,
     }
     methods = {
-        (modality, layer): M2IB(model, [modality], **{f"{modality}_layer": layer}, **shared, **cost)
+        (modality, layer): M2IB(model, [modality], **shared, **cost, **_at(modality, layer))
         for modality, some in tried.items()
         for layer in some
     }
@@ -248,6 +248,10 @@ def suggest_settings(
         point for (modality, _), method in methods.items() for point in measure_curves(method, batches, modality, betas)
     ]
     return suggestion(points, shared)
+
+
+def _at(modality: Modality, layer: Layer) -> dict[str, Any]:
+    return {f"{modality}_layer": layer}
 
 
 def suggestion(points: Sequence[CurvePoint], shared: Mapping[str, Any]) -> Suggestion:
