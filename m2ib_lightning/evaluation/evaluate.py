@@ -76,5 +76,8 @@ class Evaluator:
                 if f"{modality}/{kind}" in measured:
                     curve = seen.curve("image" if modality == "image" else "text", kind)
                     row[f"curve/{modality}/{kind}"] = None if curve is None else curve.tolist()
+            for metric in self.metrics:
+                if getattr(metric, "by_layer", False):
+                    row[f"layers/{metric.modality}/randomised"] = seen.layers(metric.modality)
             rows.append(row)
         return rows

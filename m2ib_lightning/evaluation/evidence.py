@@ -16,6 +16,7 @@ from m2ib_lightning.evaluation.released import first_rows, stripped_scores
 from m2ib_lightning.evaluation.sanity import Sanity
 from m2ib_lightning.evaluation.truth import true_tokens
 from m2ib_lightning.methods.objective import Objective, objectives
+from m2ib_lightning.metrics import spearman
 from m2ib_lightning.types import Modality, PairBatch
 
 BLUR = (11, 5.0)
@@ -211,6 +212,14 @@ class PairEvidence:
             return None
         other = self.batch.sanity.maps(self.batch.batch, kind)[self.index]
         return flat_map(self.attribution, modality), flat_map(other, modality)
+
+    def layers(self, modality: Modality) -> list[float] | None:
+        """Spearman with the map of the model randomised down to each of `sanity.parts`, nan for a constant map."""
+        if not self.batch.explained(modality):
+            return None
+        others = [some[self.index] for some in self.batch.sanity.cascade(self.batch.batch)]
+        own = flat_map(self.attribution, modality)
+        return [float(spearman(own, flat_map(other, modality))) for other in others]
 
     def perturbed(self, modality: Modality) -> tuple[Tensor, Tensor] | None:
         """The map and those of noisy images; a text cannot be changed a little."""
