@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +26,16 @@ class Comparison:
     """What a comparison found.
 
     Attributes:
-        frame: A row per method and pair: method, id, a column per metric, seconds, and curves as lists.
+        frame: A row per method and pair: method, id, protocol, a column per metric, seconds, and curves as lists.
         metrics: What was measured, for directions and units.
         folder: Where it is, with each method's attributions in `<method>/attributions`.
+        protocol: How inputs were masked; its `caption` belongs under every table of it.
     """
 
     frame: pd.DataFrame
     metrics: Sequence[PairMetric]
     folder: Path
+    protocol: Protocol = field(default_factory=Protocol)
 
     @property
     def methods(self) -> list[str]:
@@ -73,7 +75,7 @@ def compare(
 
     data.setup("test")
     folder, measured = Path(folder), list(standard_metrics() if metrics is None else metrics)
-    protocol = protocol or Protocol()
+    protocol = (protocol or Protocol()).checked()
     frames = []
     for label, method in methods.items():
         backbone = method.prepare()
@@ -99,7 +101,7 @@ def compare(
         tell(f"{label}: {len(data)} pairs, {seconds:.3f} s each on {backbone.device}")
     whole = pd.concat(frames, ignore_index=True)
     whole.to_parquet(folder / "pairs.parquet")
-    return Comparison(whole, measured, folder)
+    return Comparison(whole, measured, folder, protocol)
 
 
 def _do_batch(evaluator: Evaluator, data: PairDataModule, indices: range, part: Path) -> None:

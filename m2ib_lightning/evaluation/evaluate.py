@@ -50,7 +50,7 @@ class Evaluator:
         metrics: Sequence[PairMetric] | None = None,
         protocol: Protocol | None = None,
     ) -> None:
-        self.method, self.protocol = method, protocol or Protocol()
+        self.method, self.protocol = method, (protocol or Protocol()).checked()
         self.metrics = list(standard_metrics() if metrics is None else metrics)
         self.sanity = Sanity(method)
 
@@ -64,16 +64,20 @@ class Evaluator:
         return attributions, [row | {"seconds": seconds} for row in rows]
 
     def score(self, pairs: Sequence[Pair], attributions: Sequence[Attribution]) -> list[dict[str, Any]]:
-        """A row per pair: its id, a value for each metric by name (nan where there is none), and the curves."""
+        """A row per pair: its id, the protocol's name, each metric's value (nan for none), and the curves."""
         batch = self.method.prepare().preprocess_pairs(pairs)
         evidence = BatchEvidence(self.sanity, batch, attributions, self.protocol)
         rows = []
         for pair, seen in zip(pairs, evidence.pairs(), strict=True):
-            row: dict[str, Any] = {"id": pair.id} | {metric.name: metric.observe(seen) for metric in self.metrics}
+            row: dict[str, Any] = {"id": pair.id, "protocol": self.protocol.name}
+            row |= {metric.name: metric.observe(seen) for metric in self.metrics}
             measured = {f"{metric.modality}/{getattr(metric, 'kind', '')}" for metric in self.metrics}
             for modality, kind in CURVES:
                 if f"{modality}/{kind}" in measured:
                     curve = seen.curve("image" if modality == "image" else "text", kind)
                     row[f"curve/{modality}/{kind}"] = None if curve is None else curve.tolist()
+            for metric in self.metrics:
+                if getattr(metric, "by_layer", False):
+                    row[f"layers/{metric.modality}/randomised"] = seen.layers(metric.modality)
             rows.append(row)
         return rows

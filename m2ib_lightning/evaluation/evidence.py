@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from m2ib_lightning.attribution import Attribution
+from m2ib_lightning.evaluation.released import first_rows, stripped_scores
 from m2ib_lightning.evaluation.sanity import Sanity
 from m2ib_lightning.evaluation.truth import true_tokens
 from m2ib_lightning.methods.objective import Objective, objectives
+from m2ib_lightning.metrics import spearman
 from m2ib_lightning.types import Modality, PairBatch
 
 BLUR = (11, 5.0)
@@ -22,17 +24,38 @@ BLUR = (11, 5.0)
 
 
 class Protocol(NamedTuple):
-    """How inputs are masked. Every number goes into the tables' caption.
+    """How inputs are masked. Every field goes into the tables' caption.
 
     Attributes:
         steps: Of an insertion or deletion.
         masks: Random maskings of which infidelity is the mean error.
         seed: Of those, and of the order of equal values.
+        name: "corrected", or "as_released" for confidence drop and increase as the released scripts of M2IB compute
+            them, see `released`; the other metrics are the same in both.
     """
 
     steps: int = 20
     masks: int = 32
     seed: int = 0
+    name: Literal["corrected", "as_released"] = "corrected"
+
+    def checked(self) -> Protocol:
+        """Itself.
+
+        Raises:
+            ValueError: The name is none of the two.
+        """
+        if self.name not in ("corrected", "as_released"):
+            raise ValueError(
+                f"Expected a protocol named 'corrected' or 'as_released' but got {self.name!r}. Remedy: choose one."
+            )
+        return self
+
+    @property
+    def caption(self) -> str:
+        """How tables name it: "protocol: corrected (steps=20, masks=32, seed=0)"."""
+        numbers = ", ".join(f"{key}={value}" for key, value in self._asdict().items() if key != "name")
+        return f"protocol: {self.name} ({numbers})"
 
 
 class BatchEvidence:
@@ -95,8 +118,21 @@ class BatchEvidence:
         """(B,) cosines with the input multiplied by its map."""
         key = ("masked", modality)
         if key not in self._kept:
-            self._kept[key] = self.objectives[modality].masked(self.masks(modality)[None])[0]
+            objective = self.objectives[modality]
+            if self.protocol.name == "corrected":
+                self._kept[key] = objective.masked(self.masks(modality)[None])[0]
+            elif modality == "image":
+                self._kept[key] = objective.masked(first_rows(self.maps("image"))[None])[0]
+            else:
+                self._kept["clean", "text"], self._kept[key] = stripped_scores(objective, self.maps("text"))
         return self._kept[key]
+
+    def clean_scores(self, modality: Modality) -> Tensor:
+        """(B,) cosines that those of masked inputs of a modality are compared with."""
+        if self.protocol.name == "as_released" and modality == "text":
+            self.masked_scores("text")
+            return self._kept["clean", "text"]
+        return self.objectives[modality].clean
 
     def curves(self, modality: Modality, kind: str) -> Tensor:
         """(B, steps + 1) cosines along an insertion into a blurred image (a text of no tokens), or a deletion."""
@@ -158,13 +194,13 @@ class PairEvidence:
         """Tokens without special ones."""
         return torch.from_numpy(~self.attribution.special)
 
-    def score(self) -> Tensor:
-        """Clean cosine similarity."""
-        return self.batch.objectives["text"].clean[self.index].cpu()
+    def score(self, modality: Modality) -> Tensor | None:
+        """Cosine of the clean pair, as the protocol reads its text."""
+        return known(self.batch.clean_scores(modality)[self.index]) if self.batch.explained(modality) else None
 
     def masked_score(self, modality: Modality) -> Tensor | None:
         """Cosine with the input multiplied by its map."""
-        return self.batch.masked_scores(modality)[self.index].cpu() if self.batch.explained(modality) else None
+        return known(self.batch.masked_scores(modality)[self.index]) if self.batch.explained(modality) else None
 
     def curve(self, modality: Modality, kind: str) -> Tensor | None:
         """Cosines along an insertion or deletion."""
@@ -176,6 +212,14 @@ class PairEvidence:
             return None
         other = self.batch.sanity.maps(self.batch.batch, kind)[self.index]
         return flat_map(self.attribution, modality), flat_map(other, modality)
+
+    def layers(self, modality: Modality) -> list[float] | None:
+        """Spearman with the map of the model randomised down to each of `sanity.parts`, nan for a constant map."""
+        if not self.batch.explained(modality):
+            return None
+        others = [some[self.index] for some in self.batch.sanity.cascade(self.batch.batch)]
+        own = flat_map(self.attribution, modality)
+        return [float(spearman(own, flat_map(other, modality))) for other in others]
 
     def perturbed(self, modality: Modality) -> tuple[Tensor, Tensor] | None:
         """The map and those of noisy images; a text cannot be changed a little."""
@@ -191,6 +235,11 @@ class PairEvidence:
             return None
         predicted, actual = self.batch.fidelity(modality)
         return predicted[:, self.index].cpu(), actual[:, self.index].cpu()
+
+
+def known(value: Tensor) -> Tensor | None:
+    """A value, or None for nan."""
+    return None if value.isnan() else value.cpu()
 
 
 def flat_map(attribution: Attribution, modality: Modality) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import torch
 
@@ -10,6 +11,12 @@ from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.methods import AttributionMethod
 from m2ib_lightning.types import Pair, PairBatch
+
+BLOCK = re.compile(r"(.*?\b(?:layers?|resblocks|blocks|stages))\.(\d+)\.")
+"""A weight of a block: its stack, and its place there."""
+
+EMBEDS = re.compile(r"embed|conv1|stem")
+"""A weight before the first block."""
 
 NONSENSE = "quarterly minutes of the committee"
 """A caption that is unrelated to any picture it is tried on."""
@@ -65,10 +72,59 @@ class Sanity:
             randomise(backbone, self.share, self.seed)
         return self._twin
 
+    def cascade(self, batch: PairBatch) -> list[list[Attribution]]:
+        """Of each part of `parts`, of each pair: by the model whose weights are random from the top down to that part.
+
+        Cascading randomisation (Adebayo et al., 2018). With share 1 the last is `maps(batch, "randomised")`.
+        """
+        kept = self._of(batch)
+        if "cascade" not in kept:
+            backbone = self.method.prepare()
+            kept["cascade"] = []
+            for count in range(1, len(parts(backbone)) + 1):
+                twin = copy.deepcopy(self.method)
+                randomise_from_top(twin.prepare(), count, self.seed)
+                kept["cascade"].append(twin.attribute(batch))
+        return kept["cascade"]
+
     def _of(self, batch: PairBatch) -> dict[str, list[list[Attribution]]]:
         if self._kept[0] is not batch:
             self._kept = (batch, {})
         return self._kept[1]
+
+
+def parts(backbone: Backbone) -> dict[str, list[str]]:
+    """Names of the model's weights by part, from the top: "head", "block -1", ..., "embeddings".
+
+    Blocks of both towers are counted from their own top, so that the shorter tower is done first.
+    """
+    names = [name for name, p in backbone.model.named_parameters() if p.ndim > 1]
+    places = {name: match for name in names if (match := BLOCK.match(name))}
+    depths: dict[str, int] = {}
+    for match in places.values():
+        depths[match[1]] = max(depths.get(match[1], 0), int(match[2]) + 1)
+    found: dict[str, list[str]] = {"head": []}
+    found |= {f"block -{i}": [] for i in range(1, max(depths.values(), default=0) + 1)}
+    found["embeddings"] = []
+    for name in names:
+        if name in places:
+            part = f"block -{depths[places[name][1]] - int(places[name][2])}"
+        else:
+            part = "embeddings" if EMBEDS.search(name) else "head"
+        found[part].append(name)
+    return found
+
+
+@torch.no_grad()
+def randomise_from_top(backbone: Backbone, count: int, seed: int = 0) -> None:
+    """Give the first `count` of `parts` the weights that `randomise` gives them; the others stay."""
+    random = copy.deepcopy(backbone)
+    randomise(random, seed=seed)
+    weights, others = dict(backbone.model.named_parameters()), dict(random.model.named_parameters())
+    for names in list(parts(backbone).values())[:count]:
+        for name in names:
+            weights[name].copy_(others[name])
+    backbone.__dict__.pop("weight_hash", None)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.evaluation.evaluate import Evaluator
+from m2ib_lightning.evaluation.evidence import Protocol
 from m2ib_lightning.methods import AttributionMethod, RandomMap
 from m2ib_lightning.metrics import PairMetric
 from m2ib_lightning.store import AttributionStore
@@ -24,10 +26,20 @@ class ScoreWriter(Callback):
     Args:
         folder: Where to.
         metrics: What is measured; the standard ones by default.
+        protocol: How inputs are masked.
+
+    Raises:
+        ValueError: There is no protocol of that name.
     """
 
-    def __init__(self, folder: str | Path, metrics: Sequence[PairMetric] | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        metrics: Sequence[PairMetric] | None = None,
+        protocol: Protocol | None = None,
+    ) -> None:
         self.folder, self.metrics = Path(folder), metrics
+        self.protocol = (protocol or Protocol()).checked()
         self.rows: list[dict[str, Any]] = []
         self.evaluators: dict[str, Evaluator] = {}
 
@@ -38,7 +50,10 @@ class ScoreWriter(Callback):
         label = type(pl_module).__name__
         random = RandomMap(pl_module.prepare(), pl_module.modalities, pl_module.seed)
         self.rows = []
-        self.evaluators = {label: Evaluator(pl_module, self.metrics), "random": Evaluator(random, self.metrics)}
+        self.evaluators = {
+            name: Evaluator(method, copy.deepcopy(self.metrics), self.protocol)
+            for name, method in ((label, pl_module), ("random", random))
+        }
 
     def on_test_batch_end(
         self,
@@ -72,5 +87,7 @@ class ScoreWriter(Callback):
         frame.to_parquet(self.folder / "scores.parquet")
         measured = next(iter(self.evaluators.values())).metrics
         console = Console()
-        console.print(scores_table(Comparison(frame, measured, self.folder)))
+        table = scores_table(Comparison(frame, measured, self.folder, self.protocol))
+        table.caption, table.caption_justify = self.protocol.caption, "left"
+        console.print(table)
         console.print(f"Written: {self.folder / 'scores.parquet'}, a row per pair", soft_wrap=True, highlight=False)

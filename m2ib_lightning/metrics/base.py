@@ -34,8 +34,8 @@ class Evidence(Protocol):
     def content(self) -> Tensor:
         """(L,) bool, the text's tokens without special ones."""
 
-    def score(self) -> Tensor | None:
-        """() cosine similarity of the clean pair."""
+    def score(self, modality: Modality) -> Tensor | None:
+        """() cosine similarity of the clean pair, which `masked_score` of this modality is compared with."""
 
     def masked_score(self, modality: Modality) -> Tensor | None:
         """() cosine similarity with one input multiplied by its map in [0, 1]."""

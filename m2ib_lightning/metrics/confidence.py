@@ -31,7 +31,7 @@ class _Confidence(PairMetric):
 
     def inputs(self, evidence: Evidence) -> tuple[Tensor, ...] | None:
         """The two scores."""
-        explained, score = evidence.masked_score(self.modality), evidence.score()
+        explained, score = evidence.masked_score(self.modality), evidence.score(self.modality)
         return None if explained is None or score is None else (score, explained)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from m2ib_lightning.metrics.base import Evidence, PairMetric, check_map, left_out
+from m2ib_lightning.types import Modality
 
 
 def spearman(first: Tensor, second: Tensor) -> Tensor:
@@ -53,9 +54,19 @@ class _MapSimilarity(PairMetric):
 
 
 class RandomisationSimilarity(_MapSimilarity):
-    """Spearman correlation of the map with that of the model with randomised weights; lower is better."""
+    """Spearman correlation of the map with that of the model with randomised weights; lower is better.
+
+    Args:
+        modality: Whose map.
+        by_layer: Whether rows also hold the values for the model randomised from the top down to each part, one
+            explanation each: "layers/image/randomised". The last of them, where all is random, is the metric's value.
+    """
 
     kind = "randomised"
+
+    def __init__(self, modality: Modality | None = None, by_layer: bool = False) -> None:
+        super().__init__(modality)
+        self.by_layer = by_layer
 
 
 class NonsensePrompt(_MapSimilarity):
