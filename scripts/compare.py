@@ -10,6 +10,7 @@ The same command goes on where a killed one stopped. All numbers follow from the
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -79,12 +80,13 @@ def main() -> None:
     parser.add_argument("--named", type=int, default=1)
     parser.add_argument("--methods", nargs="+", help="labels; all by default")
     parser.add_argument("--samples", type=int, help="of RISE and KernelSHAP; 4000 and 1000 by default")
+    parser.add_argument("--protocol", default="corrected", choices=["corrected", "as_released"])
     parser.add_argument("--sanity", action="store_true", help="also explain changed models and inputs, 5 times slower")
     parser.add_argument("--against", default="M2IB", help="whose differences to the others are shown")
     parser.add_argument("--batch-size", type=int, default=20)
     parser.add_argument("--output", default="outputs/comparison")
     arguments = parser.parse_args()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     backbone = load_backbone(arguments.backbone)
     known = candidates(backbone, arguments.samples)
     unknown = set(arguments.methods or ()) - set(known)
@@ -97,13 +99,13 @@ def main() -> None:
     )  # fmt: skip
     metrics = standard_metrics() + (sanity_metrics() if arguments.sanity else [])
     started = time.perf_counter()
-    found = compare(chosen, data, arguments.output, metrics, Protocol(), console.print)
+    found = compare(chosen, data, arguments.output, metrics, Protocol(name=arguments.protocol), console.print)
     against = arguments.against if arguments.against in chosen else next(iter(chosen))
     for table in comparison_tables(found) + difference_tables(found, against):
         console.print(table)
     caption = (
         f"{backbone.name}, {arguments.scenes} scenes from seed {arguments.first}, {arguments.objects} objects of which "
-        f"{arguments.named} named; protocol: corrected, {Protocol()}."
+        f"{arguments.named} named; {found.protocol.caption}."
     )
     page = Path(arguments.output) / "comparison.html"
     save_comparison_page(found, page, against, caption, examples(found, data))

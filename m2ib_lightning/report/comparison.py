@@ -43,6 +43,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     tables = []
     for modality, metrics in _by_modality(comparison).items():
         table = _table(f"{modality}: mean, 95 % interval", metrics)
+        table.caption = comparison.protocol.caption
         table.add_column("seconds\nper pair", justify="right")
         found = [means(comparison, metric) for metric in metrics]
         best = [best_of(of, metric) for of, metric in zip(found, metrics, strict=True)]
@@ -61,6 +62,7 @@ def difference_tables(comparison: Comparison, against: str) -> list[Table]:
     tables = []
     for modality, metrics in _by_modality(comparison).items():
         table = _table(f"{modality}: {against} minus", metrics)
+        table.caption = comparison.protocol.caption
         for method in (m for m in comparison.methods if m != against):
             cells = []
             for metric in metrics:
