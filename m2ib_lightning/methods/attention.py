@@ -85,7 +85,12 @@ def attention_of(objective: Objective) -> tuple[Tensor, list[Attended]]:
     """
     with AttentionRecord() as record:
         score = objective.of_states(objective.hidden.states[None], objective.hidden, "embeddings")[0]
-    if objective.hidden.read is None or len(record.calls) != objective.tower.depth:
+    if objective.hidden.read is None:
+        raise ValueError(
+            f"Expected the {objective.modality} tower's head to read one token, whose attention this method takes, "
+            f"but it reads {objective.tower.reads}. Remedy: choose a method that does not look at attention, or LeGrad."
+        )
+    if len(record.calls) != objective.tower.depth:
         raise ValueError(
             f"Expected a {objective.modality} tower that attends once in each of its {objective.tower.depth} blocks "
             f"and whose head reads one token, but it attended {len(record.calls)} times. "
