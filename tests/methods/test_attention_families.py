@@ -28,7 +28,9 @@ def test_other_families_have_maps_or_are_refused_in_one_line(family, method, mod
         return
     for a in explain.attribute(batch):
         values = torch.from_numpy(getattr(a, f"{modality}_map"))
-        assert values.isfinite().all() and values.max() > values.min()
+        assert values.isfinite().all()
+        # GradECLIP keeps what speaks for the pair only; of random weights that may be nothing.
+        assert values.max() > values.min() or (method is GradECLIP and values.abs().max() == 0)
 
 
 def test_pictures_of_several_shapes_are_refused_in_one_line(tmp_path):
