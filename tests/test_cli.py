@@ -32,8 +32,9 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return said[0]
 
 
-# Those are for `wandb sweep`, tested below, and for `m2ib test`, tested in tests/evaluation.
-RUNS = sorted(set(CONFIGS.glob("*.yaml")) - {CONFIGS / "sweep.yaml", CONFIGS / "evaluate.yaml"})
+# Those are for `wandb sweep`, tested below, for `m2ib test`, tested in tests/evaluation, and for a script.
+OTHERS = {CONFIGS / name for name in ("sweep.yaml", "evaluate.yaml", "search.yaml")}
+RUNS = sorted(set(CONFIGS.glob("*.yaml")) - OTHERS)
 
 
 @pytest.mark.parametrize("config", RUNS, ids=lambda path: path.stem)

@@ -40,8 +40,8 @@ def troubled(backbone: Backbone, pairs, which: int, values: list[float], **argum
 @pytest.mark.parametrize("setting", [{}, RELEASED])
 def test_noise_in_chunks_gives_the_same_maps(embedded, chunk, setting):
     pairs = scene_pairs(2)
-    whole = explain(embedded, pairs, noise_samples=5, noise_chunk=5, **setting)
-    parts = explain(embedded, pairs, noise_samples=5, noise_chunk=chunk, **setting)
+    whole = explain(embedded, pairs, noise_chunk=5, **{**setting, "noise_samples": 5})
+    parts = explain(embedded, pairs, noise_chunk=chunk, **{**setting, "noise_samples": 5})
     for a, b in zip(parts, whole, strict=True):
         assert_same_maps(a, b)
 
