@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from m2ib_lightning import AttributionStore
+from m2ib_lightning import AttributionStore, PairDataModule
+from m2ib_lightning.evaluation import compare
+from m2ib_lightning.methods import RandomMap
+from m2ib_lightning.metrics import PairMetric
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
@@ -29,3 +32,30 @@ def test_the_loss_term_of_the_readme_reaches_the_command_by_its_class_path(tmp_p
     (result,) = AttributionStore(tmp_path / "out" / "attributions")
     assert len(result.history["image/fewtokens"]) == 10
     assert result.history["image/fewtokens"][-1] < 0.2 * result.history["image/fewtokens"][0]
+
+
+def test_the_method_of_the_readme_reaches_the_command_by_its_class_path(tmp_path):
+    (tmp_path / "my_methods.py").write_text(block("python", "class Brightness"))
+    command = [
+        sys.executable,
+        "-c",
+        M2IB,
+        "predict",
+        "--model=my_methods.Brightness",
+        "--data.scenes=2",
+        "--output=out",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    results = list(AttributionStore(tmp_path / "out" / "attributions"))
+    assert [a.settings["method"] for a in results] == ["Brightness"] * 2
+    assert results[0].image_map.std() > 0 and set(results[0].text_map) == {1.0}
+
+
+def test_the_metric_of_the_readme_is_measured(tmp_path):
+    names: dict[str, type[PairMetric]] = {}
+    exec(block("python", "class CoveredShare"), names)
+    data = PairDataModule(scenes=2)
+    found = compare({"random": RandomMap("embedded")}, data, tmp_path, metrics=[names["CoveredShare"]()])
+    values = found.frame["image/CoveredShare"]
+    assert len(values) == 2 and values.between(0.05, 0.95).all()
