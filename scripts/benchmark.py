@@ -223,11 +223,22 @@ def _status(name: str) -> float:
     return float(next(r for r in Path("/proc/self/status").read_text().splitlines() if r.startswith(name)).split()[1])
 
 
-def explain(backbone: Backbone, batch: PairBatch, precision: str, **arguments: Any) -> list[Attribution]:
-    """Explain a batch in the released setting, no pair stopping early."""
+def explaining(
+    backbone: Backbone, batch: PairBatch, precision: str, **arguments: Any
+) -> Callable[[], list[Attribution]]:
+    """What explains a batch in the released setting, no pair stopping early; again and again with one method."""
     method = M2IB(backbone, **{**RELEASED, "steps": STEPS, "tolerance": None, **arguments})
-    with torch.autocast(batch.pixel_values.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        return method.attribute(batch)
+
+    def run() -> list[Attribution]:
+        with torch.autocast(batch.pixel_values.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return method.attribute(batch)
+
+    return run
+
+
+def explain(backbone: Backbone, batch: PairBatch, precision: str, **arguments: Any) -> list[Attribution]:
+    """Explain a batch once, with a fresh method."""
+    return explaining(backbone, batch, precision, **arguments)()
 
 
 def correlation(found: list[Attribution], wanted: list[Attribution]) -> float:
@@ -249,18 +260,6 @@ class Way(NamedTuple):
     arguments: dict[str, Any]
 
 
-def prepared(backbone: Backbone, batch: PairBatch, way: Way) -> Callable[[], Any]:
-    """Explaining the batch once more with a method that has explained it before, as in a long prediction."""
-    method = M2IB(backbone, **{**RELEASED, "steps": STEPS, "tolerance": None, **way.arguments})
-
-    def run() -> None:
-        with torch.autocast(batch.pixel_values.device.type, torch.bfloat16, enabled=way.precision == "bf16"):
-            method.attribute(batch)
-
-    run()
-    return run
-
-
 def ways(sizes: list[int]) -> list[Way]:
     found = [Way(f"batch {size}, {p}", size, p, {}) for size in sizes for p in ("float32", "bf16")]
     return [*found, *(Way(f"batch {size}, cheap", size, "float32", CHEAP) for size in sizes)]
@@ -275,7 +274,8 @@ def compare(name: str, sizes: list[int], repeats: int, device: str) -> list[dict
     for way in ways(sizes):
         of_steps = partial(explain, backbone, batches[way.size], way.precision, **way.arguments)
         floors[way.label] = Floor(lambda steps, of_steps=of_steps: of_steps(steps=steps), device)
-        runs[way.label] = prepared(backbone, batches[way.size], way)
+        runs[way.label] = explaining(backbone, batches[way.size], way.precision, **way.arguments)
+        runs[way.label]()  # as in a long prediction, the method has explained before
     seconds: dict[str, list[float]] = defaultdict(list)
     released_way(backbone, batches[sizes[0]])
     for _ in track(range(repeats), "turns", console=console, transient=True):

@@ -60,7 +60,7 @@ class MaskLogger(Callback):
         """Choose the pairs and draw their open masks."""
         if not isinstance(pl_module, M2IB) or not trainer.is_global_zero:
             return
-        self.watched = self._choose([Watched(fit, i) for fit in pl_module.mask_fits for i in range(len(fit.score))])
+        self.watched = self._choose([Watched(fit, i) for fit in pl_module.mask_fits for i in range(fit.pairs)])
         self.root = Path(self.folder or Path(trainer.default_root_dir) / "masks")
         self.root.mkdir(parents=True, exist_ok=True)
         self.sinks = sinks_of(trainer)

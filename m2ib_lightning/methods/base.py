@@ -130,6 +130,16 @@ class AttributionMethod(pl.LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("backbone.")}
 
 
+def check_at_least(name: str, value: float, least: float) -> None:
+    """Refuse a number that is too small.
+
+    Raises:
+        ValueError: It is.
+    """
+    if not value >= least:
+        raise ValueError(f"Expected `{name}` to be at least {least} but got {value}. Remedy: choose a larger one.")
+
+
 def as_attributions(
     batch: PairBatch,
     *,

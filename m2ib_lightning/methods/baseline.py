@@ -47,13 +47,3 @@ class Baseline(AttributionMethod):
     def settings(self) -> dict[str, Any]:
         """What a result is made with."""
         return super().settings | self.options
-
-
-def check_at_least(name: str, value: float, least: float) -> None:
-    """Refuse a number that is too small.
-
-    Raises:
-        ValueError: It is.
-    """
-    if not value >= least:
-        raise ValueError(f"Expected `{name}` to be at least {least} but got {value}. Remedy: choose a larger one.")

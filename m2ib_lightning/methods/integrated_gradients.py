@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from m2ib_lightning.backbones import Backbone
-from m2ib_lightning.methods.base import MODALITIES
-from m2ib_lightning.methods.baseline import Baseline, check_at_least
+from m2ib_lightning.methods.base import MODALITIES, check_at_least
+from m2ib_lightning.methods.baseline import Baseline
 from m2ib_lightning.methods.objective import Objective
 from m2ib_lightning.methods.with_captum import captum_method
 from m2ib_lightning.types import Modality

@@ -15,7 +15,7 @@ from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.bottleneck import NoiseBank, ReadOut
 from m2ib_lightning.losses import Compression, JointTerm, LossTerm, Relevance
-from m2ib_lightning.methods.base import MODALITIES, AttributionMethod, as_attributions
+from m2ib_lightning.methods.base import MODALITIES, AttributionMethod, as_attributions, check_at_least
 from m2ib_lightning.methods.calibration import default_layer, find_priors
 from m2ib_lightning.methods.embed_alone import embed_alone
 from m2ib_lightning.methods.mask_fit import FitSetting, MaskFit, Suffix, TowerSetting
@@ -98,13 +98,13 @@ class M2IB(AttributionMethod):
         seed: int = 0,
     ) -> None:
         super().__init__(backbone, modalities, seed)
-        _check_at_least("steps", steps, 1)
-        _check_at_least("noise_samples", noise_samples, 1)
-        _check_at_least("image_beta", image_beta, 0)
-        _check_at_least("text_beta", text_beta, 0)
-        _check_at_least("tolerance", 0 if tolerance is None else tolerance, 0)
-        _check_at_least("patience", patience, 1)
-        _check_at_least("noise_chunk", 1 if noise_chunk is None else noise_chunk, 1)
+        check_at_least("steps", steps, 1)
+        check_at_least("noise_samples", noise_samples, 1)
+        check_at_least("image_beta", image_beta, 0)
+        check_at_least("text_beta", text_beta, 0)
+        check_at_least("tolerance", 0 if tolerance is None else tolerance, 0)
+        check_at_least("patience", patience, 1)
+        check_at_least("noise_chunk", 1 if noise_chunk is None else noise_chunk, 1)
         if not lr > 0:
             raise ValueError(f"Expected `lr` to be above 0 but got {lr}. Remedy: the paper's is 1.")
         if read_out not in get_args(ReadOut):
@@ -164,7 +164,7 @@ class M2IB(AttributionMethod):
             fit = self.new_fit(batch)
             optimizer = self.new_optimizer(fit.parameters())
             results: dict[int, Attribution] = {}
-            rows = list(range(len(fit.score)))
+            rows = list(range(fit.pairs))
             for step in range(self.steps):
                 # Summed over pairs: single gradients are near Adam's epsilon, and a mean would depend on the batch.
                 fit(step)["loss/total"].sum().backward()
@@ -295,11 +295,6 @@ class M2IB(AttributionMethod):
             raise RuntimeError("Expected a finished fit but there is none. Remedy: call Trainer.fit first.")
         reason = _stop_reason(self.trainer)
         return [a for fit in self.mask_fits for a in self.results(fit, reason)]
-
-
-def _check_at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise ValueError(f"Expected `{name}` to be at least {least} but got {value}. Remedy: choose a larger one.")
 
 
 def _check_terms(terms: Sequence[LossTerm], modalities: Sequence[Modality]) -> None:

@@ -93,7 +93,7 @@ class MaskFit(nn.Module):
                 self._run_clean(modality)
         self.bottlenecks = nn.ModuleDict({m: self._new_bottleneck(m, tower) for m, tower in setting.towers.items()})
         device = self.clean["image"].device
-        self.stopping = Stopping(len(self.clean["image"]), setting.tolerance, setting.patience, device)
+        self.stopping = Stopping(self.pairs, setting.tolerance, setting.patience, device)
         self.terms = _named_terms(setting)
         self.noise_chunk = setting.noise_chunk
         self._before: dict[str, Tensor] = {}
@@ -115,6 +115,11 @@ class MaskFit(nn.Module):
         found = self.bottlenecks[modality]
         assert isinstance(found, InformationBottleneck)
         return found
+
+    @property
+    def pairs(self) -> int:
+        """B, the pairs that are still in the batch."""
+        return len(self.clean["image"])
 
     @property
     def score(self) -> Tensor:
@@ -176,7 +181,7 @@ class MaskFit(nn.Module):
         if self.noise_chunk is not None:
             return min(self.noise_chunk, self.setting.noise.samples)
         longest = max(self.hidden[m].states.shape[1] for m in self.setting.towers)
-        tokens = len(self.score) * longest
+        tokens = self.pairs * longest
         limit = TOKENS.get(self.clean["image"].device.type, TOKENS["cuda"])
         return max(1, min(self.setting.noise.samples, limit // tokens))
 
@@ -200,7 +205,7 @@ class MaskFit(nn.Module):
         for name, (term, looks_at) in self.terms.items():
             beta = self.setting.towers[looks_at[0]].beta if len(looks_at) == 1 else 1.0
             weight = term.weight_at(beta, self._past(name.split("/")[0]) if term.weight_moves else ())
-            weights[name] = torch.as_tensor(weight, device=self.score.device).expand(len(self.score))
+            weights[name] = torch.as_tensor(weight, device=self.clean["image"].device).expand(self.pairs)
         return weights
 
     def _past(self, tower: str) -> list[dict[str, Tensor]]:
@@ -222,7 +227,9 @@ class MaskFit(nn.Module):
         """Values per pair of the terms and their weighted sum, for some of the noise samples."""
         seen = {modality: self._tower_pass(modality, masks[modality], step, part) for modality in self.setting.towers}
         values = {name: term(*(seen[m] for m in looks_at)) for name, (term, looks_at) in self.terms.items()}
-        total = sum((weights[name] * value for name, value in values.items()), torch.zeros_like(self.score))
+        total = sum(
+            (weights[name] * value for name, value in values.items()), self.clean["image"].new_zeros(self.pairs)
+        )
         return {"loss/total": total, **values}
 
     def _tower_pass(self, modality: Modality, masks: _Masks, step: int, part: slice) -> Bottlenecked:
