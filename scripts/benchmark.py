@@ -56,7 +56,7 @@ STEPS, SAMPLES = 10, 10
 LINEAR = torch.ops.mkldnn._linear_pointwise  # oneDNN's matrix product
 FLOPS = {LINEAR: lambda x, weight, *_, out_shape=None, **__: 2 * x[0] * x[1] * weight[0]}
 CHEAP: dict[str, Any] = {"noise_samples": 2, "antithetic": True}
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 120)
 
 
 def random_clip(name: str, device: str) -> Backbone:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import has_torch_function
 
-from m2ib_lightning.backbones.frozen import run_linear
+from m2ib_lightning.backbones.frozen import in_precision, run_linear
 
 
 def attend(
@@ -139,7 +139,7 @@ def _attend_once(
     """Attention of one query (N, 1, D) a sequence without making keys and values, see `attend_states`."""
     q = _exact(query).squeeze(1).unflatten(-1, (heads, -1))
     x = states.to(q.dtype)
-    to_keys, to_values = (w.to(q.dtype).unflatten(0, (heads, -1)) for w in (key_weight, value_weight))
+    to_keys, to_values = (in_precision(w, q.dtype).unflatten(0, (heads, -1)) for w in (key_weight, value_weight))
     with torch.autocast(q.device.type, enabled=False):
         asked = torch.einsum("nhd,hde->nhe", q, to_keys) * (q.shape[-1] ** -0.5 if scale is None else scale)
         logits = asked @ x.mT

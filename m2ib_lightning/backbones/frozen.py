@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -13,19 +16,50 @@ SLOPE = 1.702
 """QuickGELU is x sigmoid(1.702 x) = silu(u) / 1.702 with u = 1.702 x, and its derivative in x is silu'(u)."""
 
 
+_kept: ContextVar[dict[tuple[Any, ...], Tensor] | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def casts_kept() -> Iterator[None]:
+    """While it is open, a frozen weight is brought to a lower precision once, not whenever it is used.
+
+    No weight may be changed meanwhile.
+    """
+    token = _kept.set({} if _kept.get() is None else _kept.get())
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+def in_precision(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A frozen weight, or part of one, in a precision; see `casts_kept`."""
+    kept = None if torch.compiler.is_compiling() else _kept.get()
+    if weight.dtype == dtype or kept is None or weight.requires_grad:
+        return weight.to(dtype)
+    place = (weight.data_ptr(), weight.shape, weight.stride(), weight.device, dtype)
+    if place not in kept:
+        kept[place] = weight.to(dtype)
+    return kept[place]
+
+
 def run_linear(layer: Any, x: Tensor) -> Tensor:
-    """What the layer gives; faster if it is a frozen `nn.Linear` in float32 on a processor.
+    """What the layer gives; faster if it is a frozen `nn.Linear` on a processor.
 
     Args:
-        layer: Of the model. One that is being trained, or is of another class, runs as the library has it.
+        layer: Of the model. One that is being trained or compiled, or is of another class, runs as the library has it.
         x: (..., D).
 
     Returns:
         (..., D').
     """
-    if type(layer) is not nn.Linear or layer.weight.requires_grad or not _has_onednn(_precision(x), x):
+    dtype = _precision(x)
+    frozen = type(layer) is nn.Linear and not layer.weight.requires_grad
+    if torch.compiler.is_compiling() or not frozen or not _has_onednn(dtype, x):
         return layer(x)
-    product: Tensor = _FrozenLinear.apply(x.flatten(0, -2), layer.weight, layer.bias)
+    weight, bias = (None if w is None else in_precision(w, dtype) for w in (layer.weight, layer.bias))
+    with torch.autocast(x.device.type, enabled=False):
+        product: Tensor = _FrozenLinear.apply(x.to(dtype).flatten(0, -2), weight, bias)
     return product.view(*x.shape[:-1], -1)
 
 
@@ -33,16 +67,16 @@ def run_mlp(mlp: Any, x: Tensor) -> Tensor:
     """A frozen two-layer MLP (`fc1`, `activation_fn`, `fc2`) as the library runs it; faster if it has a QuickGELU.
 
     Args:
-        mlp: Of the model. One that is being trained runs as the library has it.
+        mlp: Of the model. One that is being trained or compiled runs as the library has it.
         x: (..., D).
 
     Returns:
         Of the same shape.
     """
-    if not _is_frozen_quick_gelu(mlp):
+    if torch.compiler.is_compiling() or not _is_frozen_quick_gelu(mlp):
         return mlp(x)
     dtype = _precision(x)
-    weights = (weight.to(dtype) for layer in (mlp.fc1, mlp.fc2) for weight in (layer.weight, layer.bias))
+    weights = (in_precision(weight, dtype) for layer in (mlp.fc1, mlp.fc2) for weight in (layer.weight, layer.bias))
     with torch.autocast(x.device.type, enabled=False):
         flat: Tensor = _FrozenMLP.apply(x.to(dtype).flatten(0, -2), *weights)
     return flat.view(x.shape)
@@ -91,7 +125,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _has_onednn(dtype: torch.dtype, x: Tensor) -> bool:
-    return x.device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    return x.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available()
 
 
 def _precision(x: Tensor) -> torch.dtype:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
+from m2ib_lightning.backbones.frozen import casts_kept
 from m2ib_lightning.bottleneck import NoiseBank, ReadOut
 from m2ib_lightning.losses import Compression, JointTerm, LossTerm, Relevance
 from m2ib_lightning.methods.base import MODALITIES, AttributionMethod, as_attributions, check_at_least
@@ -162,26 +163,31 @@ class M2IB(AttributionMethod):
         """Fit the masks of a batch of pairs and read off what they let through. Pairs that are done leave the batch."""
         with _gradients():
             fit = self.new_fit(batch)
-            optimizer = self.new_optimizer(fit.parameters())
-            results: dict[int, Attribution] = {}
-            rows = list(range(fit.pairs))
-            for step in range(self.steps):
-                # Summed over pairs: single gradients are near Adam's epsilon, and a mean would depend on the batch.
-                fit(step)["loss/total"].sum().backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                running = fit.stopping.running.tolist()
-                if all(running):
-                    continue
-                fit.hold_stopped()
-                done = self.results(fit)
-                results |= {row: a for row, a, runs in zip(rows, done, running, strict=True) if not runs}
-                rows = [row for row, runs in zip(rows, running, strict=True) if runs]
-                if not rows:
-                    break
-                fit.drop_stopped(optimizer)
-            if rows:
-                results |= dict(zip(rows, self.results(fit), strict=True))
+            # Of the weights behind the bottlenecks; casts of all would be half the model again.
+            with casts_kept():
+                return self._run(fit)
+
+    def _run(self, fit: MaskFit) -> list[Attribution]:
+        optimizer = self.new_optimizer(fit.parameters())
+        results: dict[int, Attribution] = {}
+        rows = list(range(fit.pairs))
+        for step in range(self.steps):
+            # Summed over pairs: single gradients are near Adam's epsilon, and a mean would depend on the batch.
+            fit(step)["loss/total"].sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            running = fit.stopping.running.tolist()
+            if all(running):
+                continue
+            fit.hold_stopped()
+            done = self.results(fit)
+            results |= {row: a for row, a, runs in zip(rows, done, running, strict=True) if not runs}
+            rows = [row for row, runs in zip(rows, running, strict=True) if runs]
+            if not rows:
+                break
+            fit.drop_stopped(optimizer)
+        if rows:
+            results |= dict(zip(rows, self.results(fit), strict=True))
         return [results[row] for row in sorted(results)]
 
     def results(self, fit: MaskFit, running: str = "max_steps") -> list[Attribution]:

@@ -5,7 +5,7 @@ import torch
 from transformers import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPMLP
 
-from m2ib_lightning.backbones.frozen import run_linear, run_mlp
+from m2ib_lightning.backbones.frozen import casts_kept, in_precision, run_linear, run_mlp
 
 
 @pytest.fixture
@@ -62,3 +62,22 @@ def test_a_layer_in_training_gets_its_gradient_and_autocast_its_precision():
     assert layer.weight.grad is not None
     with torch.autocast("cpu", torch.bfloat16):
         assert run_linear(layer.requires_grad_(False), torch.randn(2, 6)).dtype == torch.bfloat16
+
+
+def test_a_weight_is_cast_once_while_casts_are_kept():
+    layer = torch.nn.Linear(6, 4).requires_grad_(False)
+    with casts_kept():
+        first = in_precision(layer.weight, torch.bfloat16)
+        with casts_kept():
+            assert in_precision(layer.weight, torch.bfloat16) is first
+        assert in_precision(layer.weight[:2], torch.bfloat16).shape == (2, 6)
+        assert in_precision(layer.weight, torch.float32) is layer.weight
+    layer.weight.mul_(2)
+    torch.testing.assert_close(in_precision(layer.weight, torch.bfloat16), 2 * first)
+
+
+def test_a_weight_in_training_is_cast_with_its_gradient():
+    layer = torch.nn.Linear(6, 4)
+    with casts_kept():
+        in_precision(layer.weight, torch.bfloat16).sum().backward()
+    assert layer.weight.grad is not None

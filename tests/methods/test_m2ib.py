@@ -1,5 +1,6 @@
 import copy
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -223,3 +224,14 @@ def test_no_warning_is_raised_by_explaining(embedded):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         explain(embedded, scene_pairs(2), **FAST)
+
+
+def test_compiled_towers_give_the_same_maps(embedded, monkeypatch):
+    compiled = partial(torch.compile, backend="aot_eager")  # as "inductor", but for the code that it makes
+    monkeypatch.setattr(torch, "compile", compiled)
+    pairs = scene_pairs(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ours = explain(embedded, pairs, compile=True, **FAST)
+    for a, b in zip(ours, explain(embedded, pairs, **FAST), strict=True):
+        assert_same_maps(a, b)
