@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from m2ib_lightning import AttributionStore, PairDataModule
+import torch
+
+from m2ib_lightning import AttributionStore, PairDataModule, explain, load_backbone
+from m2ib_lightning.backbones.huggingface import HuggingFaceBackbone
+from m2ib_lightning.data import make_scene
 from m2ib_lightning.evaluation import compare
 from m2ib_lightning.methods import RandomMap
 from m2ib_lightning.metrics import PairMetric
@@ -59,3 +63,16 @@ def test_the_metric_of_the_readme_is_measured(tmp_path):
     found = compare({"random": RandomMap("embedded")}, data, tmp_path, metrics=[names["CoveredShare"]()])
     values = found.frame["image/CoveredShare"]
     assert len(values) == 2 and values.between(0.05, 0.95).all()
+
+
+def test_the_backbone_of_the_readme_reads_a_model_as_the_package_does():
+    names: dict[str, type[HuggingFaceBackbone]] = {}
+    exec(block("python", "class MyBackbone"), names)
+    ours = load_backbone("embedded")
+    assert isinstance(ours, HuggingFaceBackbone)
+    mine = names["MyBackbone"](ours.model, ours.processor, "mine")
+    batch = mine.preprocess([make_scene(0).image], ["a cat"])
+    assert torch.equal(mine.embed("image", batch), ours.embed("image", batch))
+    assert torch.equal(mine.embed("text", batch), ours.embed("text", batch))
+    (result,) = explain(make_scene(0).image, "a cat", mine, steps=2)
+    assert result.settings["backbone"] == "mine"
