@@ -67,7 +67,8 @@ class M2IB(AttributionMethod):
         noise_chunk: Noise samples computed at once, to bound memory; by default what keeps the device busy. It changes
             no result, and is halved where memory runs out.
         antithetic: Whether half of the noise samples are the other half negated.
-        compile: Whether the towers behind the bottleneck go through `torch.compile`, which takes a minute once.
+        compile: Whether the towers behind the bottleneck go through `torch.compile`, which takes a minute once. On a
+            processor it is slower after that as well.
         seed: Of the noise.
 
     Raises:
