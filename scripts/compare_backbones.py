@@ -1,6 +1,6 @@
 """Print a table of every family of backbones against its library's own code: errors of outputs and gradients, a map.
 
-Small random models; open_clip's configurations are added where open_clip is installed. Run from anywhere:
+Small random models, open_clip's configurations among them where it is installed or lies aside. Run from anywhere:
 
     python scripts/compare_backbones.py [--only NAME ...] [--full]
 
@@ -16,6 +16,8 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,10 @@ def full_size_cases(folder: Path) -> Iterator[Case]:
 
 
 def openclip_cases(folder: Path) -> Iterator[Case]:
-    """Every configuration of open_clip in small, if it is installed."""
+    """Every configuration of open_clip in small, if it is installed, or where scripts/bootstrap put it."""
+    if find_spec("open_clip") is None:
+        sys.path.append(str(Path(sys.prefix) / "open_clip"))
+        import_module("tests.backbones.torchvision_operators")  # which torchvision's Python code expects
     try:
         import open_clip
     except (ImportError, RuntimeError) as error:

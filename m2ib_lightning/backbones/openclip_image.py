@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from m2ib_lightning.backbones.attention import attend_fused
 from m2ib_lightning.backbones.base import Tower
@@ -109,19 +109,44 @@ class ConvNextImageTower(ConvolutionalTower):
 
 
 class TimmBlock:
-    """A block of timm's, run whole; positions that rotate queries and keys are asked of the model each time."""
+    """A block of timm's; positions that rotate queries and keys are asked of the model each time."""
 
     def __init__(self, trunk: Any, index: int) -> None:
         self.trunk, self.index = trunk, index
 
     def __call__(self, queries: Tensor, states: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-        """New states of all tokens."""
+        """New states of the queries, or of all tokens where the block is not a plain one."""
+        block = self.trunk.blocks[self.index]
+        if queries is not states and self.plain:
+            return _run_plain(block, queries, states)
         rope = getattr(self.trunk, "rope", None)
         if rope is None:
-            return self.trunk.blocks[self.index](states)
+            return block(states)
         positions = rope.get_embed()
         mixed = getattr(self.trunk, "rope_mixed", False)
-        return self.trunk.blocks[self.index](states, rope=positions[self.index] if mixed else positions)
+        return block(states, rope=positions[self.index] if mixed else positions)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is pre-norm with nothing between its projections and attention, as `_run_plain` has it."""
+        block = self.trunk.blocks[self.index]
+        own = getattr(block, "attn", None)
+        if (type(block).__name__, type(own).__name__) != ("Block", "Attention"):
+            return False
+        return getattr(own, "gate", None) is None and all(
+            isinstance(getattr(own, name, nn.Identity()), nn.Identity) for name in ("q_norm", "k_norm", "norm")
+        )
+
+
+def _run_plain(block: Any, queries: Tensor, states: Tensor) -> Tensor:
+    """New states (N, Q, D) of some tokens by timm's `Block`, which itself would compute all of (N, L, D)."""
+    own = block.attn
+    normed, asked = block.norm1(states), block.norm1(queries)
+    mixed = attend_fused(
+        normed, asked, own.qkv.weight, own.qkv.bias, heads=own.num_heads, mask=None, causal=False, scale=own.scale
+    )
+    queries = queries + block.ls1(own.proj(mixed))
+    return queries + block.ls2(block.mlp(block.norm2(queries)))
 
 
 class TimmImageTower(TransformerTower):
@@ -135,6 +160,7 @@ class TimmImageTower(TransformerTower):
         self.reads = "CLS" if self.reads_cls else "attention over all patches" if attends else "mean of patches"
         self.cells: tuple[int, int] = tuple(trunk.patch_embed.grid_size)
         blocks = [TimmBlock(trunk, index) for index in range(len(trunk.blocks))]
+        self.plain = blocks[-1].plain
         super().__init__(blocks, trunk.embed_dim, self.prefix_tokens + self.cells[0] * self.cells[1])
 
     def embeddings(self, batch: PairBatch) -> HiddenStates:
@@ -145,8 +171,9 @@ class TimmImageTower(TransformerTower):
         return with_prefix(states, self.prefix_tokens, self.reads_cls)
 
     def head(self, states: Tensor, valid: Tensor) -> Tensor:
-        """(N, L, D) to (N, E)."""
+        """(N, D), a sequence of CLS alone, or (N, L, D) to (N, E)."""
         trunk = self.visual.trunk
+        states = states[:, None] if states.ndim == 2 else states
         return self.visual.head(trunk.forward_head(trunk.norm(states)))
 
     def grid(self, batch: PairBatch) -> tuple[int, int]:
@@ -154,7 +181,9 @@ class TimmImageTower(TransformerTower):
         return self.cells
 
     def _last_block_at(self, states: Tensor, mask: Tensor | None, read: Tensor) -> Tensor:
-        """The last block for all tokens: timm's heads ask for them all, whichever they read."""
+        """The last block for CLS where it is a plain one, for all tokens where not."""
+        if self.plain:
+            return super()._last_block_at(states, mask, read)
         return self.blocks[-1](states, states, mask, False)
 
 

@@ -105,6 +105,13 @@ def test_a_model_made_like_biomedclip_is_read_from_a_folder(texts, tmp_path):
     assert (backbone.image.reads, backbone.text.reads) == ("CLS", "CLS")
     batch = backbone.preprocess(pictures(), TEXTS)
     assert batch.tokens[1][-4:] == ("um", "bre", "lla", "[SEP]")
+    seen = []
+    last = backbone.model.visual.trunk.blocks[-1].mlp
+    handle = last.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].shape[1]))
+    hidden = backbone.image.prefix(batch, 1)
+    backbone.image.suffix(hidden.states[None], hidden, 1)
+    handle.remove()
+    assert seen == [1]  # the last block computes CLS alone
     for modality in ("image", "text"):
         compared = compare(backbone, modality, 1, features=openclip_features, blocks=openclip_blocks)
         assert compared.error("embedding") < 1e-5 and compared.error("gradient") < 1e-4
