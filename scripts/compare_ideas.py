@@ -1,0 +1,151 @@
+#!/usr/bin/env python
+"""Try ideas for M2IB's image map on held-out scenes: three objects, one named.
+
+    python scripts/compare_ideas.py --scenes 60 --first 40000
+
+Each row is a map made from one or several fits: its metrics, and in brackets the mean difference to the default's with
+its 95 % interval over the same scenes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch.nn import functional as F
+
+from m2ib_lightning import M2IB, Attribution, load_backbone
+from m2ib_lightning.data import make_scene
+from m2ib_lightning.evaluation import Evaluator, interval
+from m2ib_lightning.metrics import (
+    ConfidenceDrop,
+    DeletionAUC,
+    InsertionAUC,
+    PointingGame,
+    RelevanceMassAccuracy,
+    RelevanceRankAccuracy,
+)
+from m2ib_lightning.types import Pair, Truth
+
+NEUTRAL = "a picture"
+METRICS = [
+    PointingGame(), RelevanceMassAccuracy(), RelevanceRankAccuracy(), ConfidenceDrop("image"), InsertionAUC("image"),
+    DeletionAUC("image"),
+]  # fmt: skip
+Maps = list[np.ndarray]
+
+
+def share(maps: Maps) -> Maps:
+    return [m / max(m.sum(), 1e-9) for m in maps]
+
+
+def less(maps: Maps, others: Maps) -> Maps:
+    return [np.maximum(a - b, 0) for a, b in zip(maps, others, strict=True)]
+
+
+def total(*parts: Maps) -> Maps:
+    return [np.sum(maps, axis=0) for maps in zip(*parts, strict=True)]
+
+
+class Explainer:
+    """M2IB's image maps of some pairs in several settings, each fitted once."""
+
+    def __init__(self, methods: dict[str, M2IB], pairs: Sequence[Pair]) -> None:
+        self.methods, self.pairs = methods, pairs
+        self.known: dict[tuple[str, str | None], Maps] = {}
+
+    def __call__(self, setting: str = "default", text: str | None = None) -> Maps:
+        """Maps in a setting, for another text if one is given."""
+        if (setting, text) not in self.known:
+            method = self.methods[setting]
+            pairs = [p if text is None else replace(p, text=text) for p in self.pairs]
+            found = method.attribute(method.prepare().preprocess_pairs(pairs))
+            self.known[setting, text] = [a.image_map for a in found if a.image_map is not None]
+        return self.known[setting, text]
+
+    def weighted(self) -> Maps:
+        """Capacity times the size of the cosine's gradient in each channel, which says what the model reads there."""
+        method = self.methods["default"]
+        backbone = method.prepare()
+        fit = method.new_fit(backbone.preprocess_pairs(self.pairs))
+        optimizer = method.new_optimizer(fit.parameters())
+        for step in range(method.steps):
+            fit(step)["loss/total"].sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        hidden, layer = fit.hidden["image"], method.towers["image"].layer
+        states = hidden.states.detach().requires_grad_()
+        embedding = backbone.image.suffix(states[None], hidden, layer)[0]
+        F.cosine_similarity(embedding, fit.clean["text"]).sum().backward()
+        weight = states.grad.abs().mean(1, keepdim=True)
+        values = (fit.bottleneck("image").capacity().detach() * weight / weight.mean(-1, keepdim=True)).sum(-1)
+        grids, content = fit.grids["image"], ~hidden.special
+        return [v[keep].reshape(grid).numpy() for v, keep, grid in zip(values, content, grids, strict=True)]
+
+
+IDEAS: dict[str, Callable[[Explainer], Maps]] = {
+    "default": lambda made: made(),
+    "less the map of a neutral caption": lambda made: less(made(), made(text=NEUTRAL)),
+    "the same of shares": lambda made: less(share(made()), share(made(text=NEUTRAL))),
+    "mean of blocks 1, 2, 3": lambda made: total(*(share(made(s)) for s in ("block 1", "default", "block 3"))),
+    "mean of blocks 0, 1, 2": lambda made: total(*(share(made(s)) for s in ("block 0", "block 1", "default"))),
+    "mean of betas 0.3, 1, 3": lambda made: total(made("beta 0.3"), made("beta 1"), made()),
+    "beta 1": lambda made: made("beta 1"),
+    "square root of nats": lambda made: [np.sqrt(m) for m in made()],
+    "channels weighted by gradient": lambda made: made.weighted(),
+}
+
+
+def evaluate(first: int, count: int, console: Console, batch: int = 20) -> dict[str, pd.DataFrame]:
+    """Per idea a row per scene."""
+    backbone = load_backbone("embedded")
+    settings = {"default": {}, **{f"block {n}": {"image_layer": n} for n in (0, 1, 3)}}
+    settings |= {f"beta {b:g}": {"image_beta": b} for b in (0.3, 1.0)}
+    methods = {name: M2IB(backbone, modalities=["image"], **changed) for name, changed in settings.items()}
+    evaluator, rows = Evaluator(methods["default"], METRICS), defaultdict(list)
+    for start in track(range(first, first + count, batch), "scenes", console=console, transient=True):
+        scenes = [make_scene(seed) for seed in range(start, min(start + batch, first + count))]
+        pairs = [Pair(str(i), s.image, s.caption, truth=Truth(s.mask, s.spans)) for i, s in enumerate(scenes)]
+        attributions = methods["default"].attribute(backbone.preprocess_pairs(pairs))
+        explainer = Explainer(methods, pairs)
+        for name, idea in IDEAS.items():
+            rows[name] += evaluator.score(pairs, _with_maps(attributions, idea(explainer)))
+    return {name: pd.DataFrame(found) for name, found in rows.items()}
+
+
+def _with_maps(attributions: Sequence[Attribution], maps: Maps) -> list[Attribution]:
+    return [replace(a, image_map=m.astype(np.float32)) for a, m in zip(attributions, maps, strict=True)]
+
+
+def table(rows: dict[str, pd.DataFrame]) -> Table:
+    shown = Table("map", *(metric.name.removeprefix("image/") for metric in METRICS))
+    for name, frame in rows.items():
+        cells = []
+        for metric in METRICS:
+            mean, low, high, _ = interval(frame[metric.name] - rows["default"][metric.name])
+            change = "" if name == "default" else f"\n({mean:+.3f}, {low:+.3f} to {high:+.3f})"
+            cells.append(f"{frame[metric.name].mean():.3f}{change}")
+        shown.add_row(name, *cells)
+    return shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=60)
+    parser.add_argument("--first", type=int, default=40000, help="seed of the first scene")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    console = Console(width=190)
+    console.print(table(evaluate(arguments.first, arguments.scenes, console)))
+
+
+if __name__ == "__main__":
+    main()
