@@ -9,7 +9,7 @@ import sys
 import warnings
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import yaml
 from lightning.pytorch import LightningModule, Trainer
@@ -20,8 +20,10 @@ from m2ib_lightning import __version__
 from m2ib_lightning.callbacks import PairProgress, PredictionWriter, ResultWriter, close_loggers, settle_loggers
 from m2ib_lightning.data import PairDataModule
 from m2ib_lightning.errors import explained, fail
+from m2ib_lightning.evaluation.evidence import Protocol
 from m2ib_lightning.evaluation.score_writer import ScoreWriter
 from m2ib_lightning.methods import AttributionMethod
+from m2ib_lightning.metrics import PairMetric
 from m2ib_lightning.store.parts import Precision
 
 DESCRIPTION = "Explains why a CLIP-like model finds an image and a text similar."
@@ -109,6 +111,14 @@ class M2IBCLI(LightningCLI):
             "--retry_errors", type=bool, default=False,
             help="Whether `predict`, run again, tries the bad pairs of the folder again.",
         )  # fmt: skip
+        parser.add_argument(
+            "--metrics", type=list[PairMetric] | None, default=None,
+            help="What `test` measures, for example [PointingGame,TokenAUROC]; what costs little by default.",
+        )  # fmt: skip
+        parser.add_argument(
+            "--protocol", type=Literal["corrected", "as_released"], default="corrected",
+            help="How `test` masks inputs; as_released repeats the released scripts, for published numbers.",
+        )  # fmt: skip
         # Some loggers ask for a folder; the run's is filled in when it is known.
         parser.link_arguments("output", "trainer.logger.init_args.save_dir", compute_fn=lambda output: output or "")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
@@ -169,7 +179,8 @@ class M2IBCLI(LightningCLI):
         return [ResultWriter(config["output"], config["pictures"] is not False, bool(config["ckpt_path"]))]
 
     def _test_callbacks(self, config: Any) -> list[Callback]:
-        return [ScoreWriter(config["output"])]
+        metrics = self.config_init["test"]["metrics"]
+        return [ScoreWriter(config["output"], metrics, Protocol(name=config["protocol"]))]
 
     def _predict_callbacks(self, config: Any) -> list[Callback]:
         said = json.loads(self._parser("predict").dump(config, format="json", skip_none=False, skip_check=True))

@@ -42,6 +42,9 @@ def one_line(message: str) -> str:
     nested = value and re.match(r"NestedArg\(key='(\w+)', val='?(.*?)'?\)", value[1])
     if name and nested:
         return f"Expected something else as `{name}.{nested[1]}` than {nested[2]}. Remedy: see --help."
+    choices = re.search(r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", message)
+    if name and choices:
+        return f"Expected `{name}` to be one of {choices[1]} but got {choices[2]}. Remedy: choose one of these."
     if name and kinds and value:
         wanted = re.sub(r"typing\.|<class '([\w.]+)'>", r"\1", kinds[-1]).replace("NoneType", "null")
         return f"Expected `{name}` to be one of {wanted} but got {value[1]}. Remedy: see --help."

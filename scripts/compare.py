@@ -3,6 +3,7 @@
 
     python scripts/compare.py --scenes 60 --first 10000 --output outputs/comparison
     python scripts/compare.py --methods M2IB Chefer GradCAM --named 2 --objects 4
+    python scripts/compare.py --methods M2IB Chefer GradCAM --kind clutter
 
 The same command goes on where a killed one stopped. All numbers follow from the arguments and the seeds.
 """
@@ -20,6 +21,7 @@ from rich.console import Console
 
 from m2ib_lightning import RELEASED, AttributionStore, PairDataModule, load_backbone, methods
 from m2ib_lightning.backbones import Backbone
+from m2ib_lightning.data import KINDS, scene_counts
 from m2ib_lightning.data.pairs import read_pair
 from m2ib_lightning.evaluation import Comparison, Protocol, compare, sanity_metrics, standard_metrics
 from m2ib_lightning.report.comparison import comparison_tables, difference_tables
@@ -76,11 +78,13 @@ def main() -> None:
     parser.add_argument("--backbone", default="embedded")
     parser.add_argument("--scenes", type=int, default=60)
     parser.add_argument("--first", type=int, default=10_000, help="seed of the first scene")
-    parser.add_argument("--objects", type=int, default=3)
-    parser.add_argument("--named", type=int, default=1)
+    parser.add_argument("--kind", default="plain", choices=KINDS, help="what the scenes are like")
+    parser.add_argument("--objects", type=int, help="of a scene; what the kind has by default")
+    parser.add_argument("--named", type=int, help="of them; what the kind has by default")
     parser.add_argument("--methods", nargs="+", help="labels; all by default")
     parser.add_argument("--samples", type=int, help="of RISE and KernelSHAP; 4000 and 1000 by default")
     parser.add_argument("--protocol", default="corrected", choices=["corrected", "as_released"])
+    parser.add_argument("--metrics", nargs="+", metavar="NAME", help="such as PointingGame; all by default")
     parser.add_argument("--sanity", action="store_true", help="also explain changed models and inputs, 5 times slower")
     parser.add_argument("--against", default="M2IB", help="whose differences to the others are shown")
     parser.add_argument("--batch-size", type=int, default=20)
@@ -95,17 +99,23 @@ def main() -> None:
     chosen = {label: known[label] for label in ["random", *(arguments.methods or list(known))]}
     data = PairDataModule(
         scenes=arguments.scenes, scene_seed=arguments.first, scene_objects=arguments.objects,
-        scene_named=arguments.named, batch_size=arguments.batch_size,
+        scene_named=arguments.named, scene_kind=arguments.kind, batch_size=arguments.batch_size,
     )  # fmt: skip
     metrics = standard_metrics() + (sanity_metrics() if arguments.sanity else [])
+    names = list(dict.fromkeys(type(metric).__name__ for metric in metrics))
+    unknown = set(arguments.metrics or ()) - set(names)
+    if unknown:
+        parser.error(f"Expected --metrics of {', '.join(names)} but got {', '.join(sorted(unknown))}.")
+    metrics = [metric for metric in metrics if type(metric).__name__ in (arguments.metrics or names)]
     started = time.perf_counter()
     found = compare(chosen, data, arguments.output, metrics, Protocol(name=arguments.protocol), console.print)
     against = arguments.against if arguments.against in chosen else next(iter(chosen))
-    for table in comparison_tables(found) + difference_tables(found, against):
+    for table in comparison_tables(found, console.width) + difference_tables(found, against, console.width):
         console.print(table)
+    objects, named = scene_counts(arguments.kind, arguments.objects, arguments.named)
     caption = (
-        f"{backbone.name}, {arguments.scenes} scenes from seed {arguments.first}, {arguments.objects} objects of which "
-        f"{arguments.named} named; {found.protocol.caption}."
+        f"{backbone.name}, {arguments.scenes} {arguments.kind} scenes from seed {arguments.first}, {objects} objects "
+        f"of which {named} named; {found.protocol.caption}."
     )
     page = Path(arguments.output) / "comparison.html"
     save_comparison_page(found, page, against, caption, examples(found, data))

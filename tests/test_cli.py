@@ -1,9 +1,11 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from PIL import Image
@@ -146,8 +148,6 @@ def damaged(folder: Path) -> str:
     ],
 )
 def test_bad_input_is_named_in_one_line_and_nothing_is_written(arguments, message, tmp_path, capsys):
-    import re
-
     (tmp_path / "empty").mkdir()
     (tmp_path / "note.txt").write_text("no picture")
     (tmp_path / "table.csv").write_text("image,caption\ncat.png,a cat\n")
@@ -160,6 +160,33 @@ def test_bad_input_is_named_in_one_line_and_nothing_is_written(arguments, messag
     said = failure(capsys, "fit", *arguments, f"--output={tmp_path / 'out'}")
     assert re.search(message, said), said
     assert not (tmp_path / "out" / "attributions").exists()
+
+
+def test_a_typed_test_measures_the_metrics_and_the_protocol_that_it_names(tmp_path, capsys):
+    main([
+        "test", "--model=RandomMap", "--data.scenes=2", "--data.scene_kind=twice", "--protocol=as_released",
+        "--metrics=[PointingGame,m2ib_lightning.metrics.ConfidenceDrop]", "--metrics.modality=text",
+        f"--output={tmp_path}", "--trainer.enable_progress_bar=false",
+    ])  # fmt: skip
+    frame = pd.read_parquet(tmp_path / "scores.parquet")
+    assert {name for name in frame if "/" in name} == {"image/PointingGame", "text/ConfidenceDrop"}
+    assert set(frame["protocol"]) == {"as_released"} and frame["image/PointingGame"].isin([0, 1]).all()
+    out = capsys.readouterr().out
+    assert "protocol: as_released" in out and "InsertionAUC" not in out
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--metrics=[PointedGame]", "`metrics`.*PointedGame"),
+        ("--protocol=paper", "`protocol`.*paper"),
+        ("--data.scene_kind=dark", "`data.scene_kind`.*dark"),
+    ],
+)
+def test_what_a_test_does_not_know_is_refused_in_one_line(argument, message, tmp_path, capsys):
+    said = failure(capsys, "test", "--model=RandomMap", argument, f"--output={tmp_path / 'out'}")
+    assert re.search(f"Expected {message}.* Remedy: ", said), said
+    assert not (tmp_path / "out").exists()
 
 
 def test_help_and_print_config_are_complete(capsys):

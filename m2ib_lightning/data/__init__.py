@@ -10,17 +10,20 @@ from m2ib_lightning.data.huggingface import HuggingFace
 from m2ib_lightning.data.images import StoredImage, check_image, load_image
 from m2ib_lightning.data.ms_cxr import MSCXR
 from m2ib_lightning.data.pairs import PairReference, PairSource, check_all, make_references, read_pair
+from m2ib_lightning.data.scene_kinds import KINDS, Kind, scene_counts
 from m2ib_lightning.data.scenes import Scene, SceneObject, make_caption, make_scene, object_names
 from m2ib_lightning.data.sources import open_source
 from m2ib_lightning.data.truth import MaskFile, Polygon, RunLengths, TruthReference
 
 __all__ = [
     "COCO",
+    "KINDS",
     "MSCXR",
     "Columns",
     "ConceptualCaptions",
     "Flickr30kEntities",
     "HuggingFace",
+    "Kind",
     "MaskFile",
     "PairDataModule",
     "PairReference",
@@ -41,4 +44,5 @@ __all__ = [
     "object_names",
     "open_source",
     "read_pair",
+    "scene_counts",
 ]

@@ -8,6 +8,7 @@ from functools import cached_property
 from PIL import Image
 
 from m2ib_lightning.data.pairs import PairSource
+from m2ib_lightning.data.scene_kinds import Kind, scene_counts
 from m2ib_lightning.data.scenes import Scene, make_scene
 from m2ib_lightning.types import Truth
 
@@ -19,17 +20,18 @@ class SceneReference:
         seed: Of the scene.
         objects: How many objects it shows.
         named: How many of them its caption names.
+        kind: What it is like.
     """
 
     place = ""
 
-    def __init__(self, seed: int, objects: int, named: int) -> None:
-        self.id, self.seed, self.options = f"scene-{seed:06d}", seed, (objects, named)
+    def __init__(self, seed: int, objects: int, named: int, kind: Kind = "plain") -> None:
+        self.id, self.seed, self.options, self.kind = f"scene-{seed:06d}", seed, (objects, named), kind
 
     @cached_property
     def scene(self) -> Scene:
         """The scene, with the truth about its pixels and words."""
-        return make_scene(self.seed, *self.options)
+        return make_scene(self.seed, *self.options, kind=self.kind)
 
     @property
     def image(self) -> Image.Image:
@@ -53,25 +55,29 @@ class Scenes(PairSource):
     Args:
         count: How many.
         seed: Of the first scene; the next one has the next seed.
-        objects: How many objects each scene shows.
-        named: How many of them its caption names.
+        objects: How many objects each scene shows; by default what the kind has.
+        named: How many of them its caption names; by default what the kind has.
+        kind: What the scenes are like, see `scene_kinds.Kind`.
 
     Raises:
         ValueError: There are no such scenes.
     """
 
-    def __init__(self, count: int, seed: int = 0, objects: int = 3, named: int = 1) -> None:
+    def __init__(
+        self, count: int, seed: int = 0, objects: int | None = None, named: int | None = None, kind: Kind = "plain"
+    ) -> None:
         for name, value, least in (("scenes", count, 1), ("scene_seed", seed, 0)):
             if value < least:
                 raise ValueError(f"Expected `{name}` to be at least {least} but got {value}. Remedy: raise it.")
-        self.seeds, self.objects, self.named = range(seed, seed + count), objects, named
+        self.seeds, self.kind = range(seed, seed + count), kind
+        self.objects, self.named = scene_counts(kind, objects, named)
         self.scene(0)  # refuses numbers of objects that cannot be
 
     def __len__(self) -> int:
         return len(self.seeds)
 
     def __getitem__(self, index: int) -> SceneReference:
-        return SceneReference(self.seeds[index], self.objects, self.named)
+        return SceneReference(self.seeds[index], self.objects, self.named, self.kind)
 
     def references(self) -> Iterator[SceneReference]:
         """The scenes in order, none of them made."""

@@ -12,6 +12,7 @@ from m2ib_lightning.data.columns import Columns
 from m2ib_lightning.data.composed import Scenes
 from m2ib_lightning.data.loading import KeptPairs, PairStream, as_it_is
 from m2ib_lightning.data.pairs import GivenPairs, PairSource, Reference, check_all, list_pairs
+from m2ib_lightning.data.scene_kinds import Kind
 from m2ib_lightning.data.sources import open_source
 from m2ib_lightning.types import BadPair, Pair
 
@@ -44,8 +45,10 @@ class PairDataModule(LightningDataModule):
         spans_column: Column with [[start, end], ...], the characters of the text that name what is shown.
         scenes: So many composed scenes instead of files.
         scene_seed: Seed of the first scene; the following ones count up.
-        scene_objects: Objects that each scene shows.
-        scene_named: How many of them its caption names.
+        scene_objects: Objects that each scene shows; 3 by default, of the kind "two_of_four" 4.
+        scene_named: How many of them its caption names; 1 by default, of the kinds "two_of_four" and "relation" 2.
+        scene_kind: What the scenes are like: plain, two_of_four, twice (the named object is there twice), small,
+            clutter (behind the objects), or relation ("a crab left of a strawberry").
         batch_size: Pairs that are explained at once. Does not change the result.
         num_workers: Processes that read pairs ahead; 0 reads them in the main process.
         on_error: Whether `predict` records a pair that cannot be read (a `BadPair` in its batch) and goes on, or stops.
@@ -71,8 +74,9 @@ class PairDataModule(LightningDataModule):
         spans_column: str = "spans",
         scenes: int | None = None,
         scene_seed: int = 0,
-        scene_objects: int = 3,
-        scene_named: int = 1,
+        scene_objects: int | None = None,
+        scene_named: int | None = None,
+        scene_kind: Kind = "plain",
         batch_size: int = 8,
         num_workers: int = 0,
         on_error: Literal["record", "stop"] = "record",
@@ -87,7 +91,7 @@ class PairDataModule(LightningDataModule):
         self.image, self.text, self.source, self.dataset = image, text, source, dataset
         self.columns = Columns(image_column, text_column, id_column, boxes_column, mask_column, spans_column)
         self.scenes = 4 if image is None and source is None and dataset is None and scenes is None else scenes
-        self.scene_options = (scene_seed, scene_objects, scene_named)
+        self.scene_options = (scene_seed, scene_objects, scene_named, scene_kind)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.on_error = on_error

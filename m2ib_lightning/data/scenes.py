@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from m2ib_lightning.data.scene_kinds import SMALL, WIDE, Kind, relation, scatter, scene_counts
+
 ARTS = ("noto", "twemoji")
 """The two sets of drawings; every object is in both."""
 
@@ -58,7 +60,8 @@ class Scene(NamedTuple):
         caption: Names every object whose `named` is true, and no other.
         objects: What is shown, the named ones first and in the order of the caption.
         labels: (size, size) int8, the index into `objects` of the object seen at a pixel, -1 for the background.
-        spans: (start, end) characters of `caption` that name each named object, articles left out.
+        spans: (start, end) characters of `caption` that name each named object, articles left out; one span for an
+            object that is shown twice.
     """
 
     image: Image.Image
@@ -70,7 +73,7 @@ class Scene(NamedTuple):
     @property
     def mask(self) -> np.ndarray:
         """(size, size) bool, the pixels of the named objects."""
-        return (self.labels >= 0) & (self.labels < len(self.spans))
+        return (self.labels >= 0) & (self.labels < sum(item.named for item in self.objects))
 
 
 @lru_cache(maxsize=1)
@@ -112,57 +115,73 @@ def turned(name: str, art: str, mirrored: bool, degrees: int) -> Image.Image:
 
 def make_scene(
     seed: int,
-    objects: int | tuple[str, ...] = 3,
-    named: int = 1,
+    objects: int | tuple[str, ...] | None = None,
+    named: int | None = None,
     size: int = 96,
+    kind: Kind = "plain",
 ) -> Scene:
     """Compose one scene.
 
     Args:
         seed: The same seed and arguments give the same scene.
-        objects: How many different objects are shown, drawn at random, or their names; the first ones get named.
-        named: How many of them the caption names.
-        size: Side of the picture in pixels. Objects are about 0.27 to 0.44 of it wide.
+        objects: How many different objects are shown, drawn at random, or their names; the first ones get named. By
+            default what the kind has: 3, of "two_of_four" 4.
+        named: How many of them the caption names. By default 1, of "two_of_four" and "relation" 2.
+        size: Side of the picture in pixels. Objects are about 0.27 to 0.44 of it wide, small ones 0.14 to 0.22.
+        kind: What the scene is like, see `scene_kinds.Kind`.
 
     Raises:
-        ValueError: `named` is not in 1..objects, or there are not so many objects.
+        ValueError: `named` is not in 1..objects, there are not so many objects, or there is no such kind.
 
     Example:
         >>> make_scene(7, objects=("cat", "key")).caption
         'a photo of a cat'
     """
     rng = np.random.default_rng(seed)
-    count = objects if isinstance(objects, int) else len(objects)
+    count, named = scene_counts(kind, len(objects) if isinstance(objects, tuple) else objects, named)
     if not 1 <= named <= count <= len(object_names()):
         raise ValueError(
             f"Expected 1 <= named <= objects <= {len(object_names())} but got named={named}, objects={count}. "
             "Remedy: show more objects or name fewer."
         )
-    if isinstance(objects, int):
+    if not isinstance(objects, tuple):
         objects = tuple(object_names()[i] for i in rng.permutation(len(object_names()))[:count])
+    again = objects[:1] if kind == "twice" else ()
     image = _background(rng, size)
+    if kind == "clutter":
+        scatter(image, rng)
     labels = np.full((size, size), -1, dtype=np.int8)
     shown: list[SceneObject] = []
-    for index, name in enumerate(objects):
+    for index, name in enumerate(again + objects):
         art = ARTS[rng.integers(len(ARTS))]
-        drawing = _vary(name, art, rng, size)
+        drawing = _vary(name, art, rng, size, SMALL if kind == "small" else WIDE)
         left, top = _place(rng, size, drawing.size, [o.box for o in shown])
         image.paste(drawing, (left, top), drawing)
         opaque = np.asarray(drawing.getchannel("A")) > 127
         view = labels[top : top + drawing.height, left : left + drawing.width]
         view[opaque] = index
-        shown.append(SceneObject(name, art, (left, top, left + drawing.width, top + drawing.height), index < named))
-    caption, spans = make_caption(objects[:named], rng)
+        box = (left, top, left + drawing.width, top + drawing.height)
+        shown.append(SceneObject(name, art, box, index < named + len(again)))
+    between = relation(shown[0].box, shown[1].box) if kind == "relation" else None
+    caption, spans = make_caption(objects[:named], rng, between)
     return Scene(image, caption, tuple(shown), labels, spans)
 
 
-def make_caption(names: tuple[str, ...], rng: np.random.Generator) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """A caption in one of many phrasings that names the objects, and the (start, end) characters of each name."""
+def make_caption(
+    names: tuple[str, ...], rng: np.random.Generator, between: str | None = None
+) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """A caption in one of many phrasings that names the objects, and the (start, end) characters of each name.
+
+    Args:
+        names: Of the objects.
+        rng: Chooses the phrasing.
+        between: Stands before the last name; one of `JOINED` by default.
+    """
     phrase = ALONE[rng.integers(len(ALONE))]
     before, after = phrase.split("{}")
     definite = phrase == ALONE[0] and rng.random() < 0.5
     text, spans = before, []
-    joint = JOINED[rng.integers(len(JOINED))]
+    joint = JOINED[rng.integers(len(JOINED))] if between is None else between
     for index, name in enumerate(names):
         if index:
             text += ", " if index < len(names) - 1 else joint
@@ -172,9 +191,9 @@ def make_caption(names: tuple[str, ...], rng: np.random.Generator) -> tuple[str,
     return text + after, tuple(spans)
 
 
-def _vary(name: str, art: str, rng: np.random.Generator, size: int) -> Image.Image:
-    """A drawing resized, perhaps mirrored, and turned a little."""
-    side = int(size * rng.uniform(0.27, 0.44))
+def _vary(name: str, art: str, rng: np.random.Generator, size: int, widths: tuple[float, float]) -> Image.Image:
+    """A drawing resized to a width between two, perhaps mirrored, and turned a little."""
+    side = int(size * rng.uniform(*widths))
     drawing = turned(name, art, bool(rng.integers(2)), int(rng.integers(-4, 5)) * 5)
     return drawing.resize((side, side), Image.Resampling.BOX if side <= 32 else Image.Resampling.BILINEAR)
 

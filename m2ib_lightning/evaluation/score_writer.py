@@ -81,13 +81,13 @@ class ScoreWriter(Callback):
         from rich.console import Console
 
         from m2ib_lightning.evaluation.comparison import Comparison
-        from m2ib_lightning.report.comparison import scores_table
+        from m2ib_lightning.report.comparison import scores_tables
 
         frame = pd.DataFrame(self.rows)
         frame.to_parquet(self.folder / "scores.parquet")
         measured = next(iter(self.evaluators.values())).metrics
         console = Console()
-        table = scores_table(Comparison(frame, measured, self.folder, self.protocol))
-        table.caption, table.caption_justify = self.protocol.caption, "left"
-        console.print(table)
+        for table in scores_tables(Comparison(frame, measured, self.folder, self.protocol), console.width):
+            table.caption_justify = "left"
+            console.print(table)
         console.print(f"Written: {self.folder / 'scores.parquet'}, a row per pair", soft_wrap=True, highlight=False)

@@ -9,7 +9,7 @@ from m2ib_lightning.metrics.contrast_to_noise import (
     signed_contrast_to_noise_ratio,
 )
 from m2ib_lightning.metrics.faithfulness import Infidelity, MaxSensitivity, infidelity, max_sensitivity
-from m2ib_lightning.metrics.map_similarity import NonsensePrompt, RandomisationSimilarity, spearman
+from m2ib_lightning.metrics.map_similarity import NonsensePrompt, RandomisationSimilarity, pearson, spearman
 from m2ib_lightning.metrics.mean_iou import MeanIoU, mean_iou
 from m2ib_lightning.metrics.perturbation_curve import DeletionAUC, InsertionAUC, area_under_curve
 from m2ib_lightning.metrics.pointing_game import PointingGame, pointing_game
@@ -48,6 +48,7 @@ __all__ = [
     "infidelity",
     "max_sensitivity",
     "mean_iou",
+    "pearson",
     "pointing_game",
     "relevance_mass_accuracy",
     "relevance_rank_accuracy",

@@ -13,6 +13,27 @@ from m2ib_lightning.metrics.base import Evidence, PairMetric, check_map, left_ou
 from m2ib_lightning.types import Modality
 
 
+def pearson(first: Tensor, second: Tensor) -> Tensor:
+    """Pearson's correlation of the values.
+
+    Args:
+        first: (..., N).
+        second: (..., N).
+
+    Returns:
+        (...) in -1..1, nan where a map is constant.
+
+    >>> pearson(torch.tensor([0.0, 0.0, 9.0]), torch.tensor([1.0, 1.0, 2.0]))
+    tensor(1.)
+    """
+    check_map(first)
+    check_map(second, first)
+    a, b = (x.double() - x.double().mean(-1, keepdim=True) for x in (first, second))
+    norms = a.norm(dim=-1) * b.norm(dim=-1)
+    constant = (first.amax(-1) == first.amin(-1)) | (second.amax(-1) == second.amin(-1))
+    return left_out(((a * b).sum(-1) / norms.clamp(min=1e-300)).clamp(-1, 1).float(), constant)
+
+
 def spearman(first: Tensor, second: Tensor) -> Tensor:
     """Spearman's rank correlation, the Pearson correlation of average ranks.
 
@@ -28,9 +49,7 @@ def spearman(first: Tensor, second: Tensor) -> Tensor:
     """
     check_map(first)
     check_map(second, first)
-    a, b = (_ranks(x) - (x.shape[-1] - 1) / 2 for x in (first, second))
-    norms = a.norm(dim=-1) * b.norm(dim=-1)
-    return left_out(((a * b).sum(-1) / norms.clamp(min=1e-12)).float(), norms == 0)
+    return pearson(_ranks(first), _ranks(second))
 
 
 def _ranks(values: Tensor) -> Tensor:
@@ -43,7 +62,6 @@ def _ranks(values: Tensor) -> Tensor:
 
 
 class _MapSimilarity(PairMetric):
-    function = spearman
     bounds = (-1.0, 1.0)
     higher_is_better = False
     kind: str
@@ -62,6 +80,7 @@ class RandomisationSimilarity(_MapSimilarity):
             explanation each: "layers/image/randomised". The last of them, where all is random, is the metric's value.
     """
 
+    function = spearman
     kind = "randomised"
 
     def __init__(self, modality: Modality | None = None, by_layer: bool = False) -> None:
@@ -70,6 +89,12 @@ class RandomisationSimilarity(_MapSimilarity):
 
 
 class NonsensePrompt(_MapSimilarity):
-    """Spearman correlation of the image maps for the caption and for an unrelated one; lower is better."""
+    """Pearson correlation of the image maps for the caption and for an unrelated one; lower is better.
 
+    Not Spearman's: a map that is near zero over most patches, as M2IB's are, has ranks that are mostly those of what
+    is near zero. They follow the picture and not the text, and nobody sees them: with two maps that light up different
+    patches they still agreed (0.94 on average over scenes, with a Pearson correlation of -0.03).
+    """
+
+    function = pearson
     kind = "nonsense"

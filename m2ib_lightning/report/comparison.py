@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from m2ib_lightning.evaluation.bootstrap import Interval, interval, paired_interval
 from m2ib_lightning.evaluation.comparison import Comparison
@@ -16,60 +16,82 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
-def scores_table(comparison: Comparison) -> Table:
-    """A row per metric and a column per method, for few methods: the mean and its 95 % bootstrap interval."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+class Column(NamedTuple):
+    """A column of a table before it is known which table it goes to.
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("mean (95 % interval)", no_wrap=True)
+    Attributes:
+        header: Its lines.
+        cells: One for each row.
+    """
+
+    header: str
+    cells: Sequence[str | Text]
+
+
+def scores_tables(comparison: Comparison, width: int | None = None) -> list[Table]:
+    """A row per metric and a column per method, for few methods: the mean and its 95 % bootstrap interval.
+
+    Args:
+        comparison: What was found.
+        width: Of the terminal, in characters; methods that do not fit go into further tables.
+    """
+    metrics = measured_metrics(comparison)
+    found = {metric.name: means(comparison, metric) for metric in metrics}
+    best = {metric.name: best_of(found[metric.name], metric) for metric in metrics}
+    names = [f"{m.name} {arrow(m)}" + (f" ({m.unit})" if m.unit else "") for m in metrics]
+    columns = []
     for method in comparison.methods:
-        table.add_column(method, justify="right")
-    for metric in measured_metrics(comparison):
-        found = means(comparison, metric)
-        best = best_of(found, metric)
-        cells = [_cell(i, "bold" if m == best else "", between=" ") for m, i in found.items()]
-        unit = f" ({metric.unit})" if metric.unit else ""
-        table.add_row(f"{metric.name} {arrow(metric)}{unit}", *cells)
-    table.add_row("seconds per pair ↓", *(f"{comparison.values(m, 'seconds').mean():.3f}" for m in comparison.methods))
-    return table
+        cells: list[str | Text] = [
+            _cell(of[method], "bold" if best[name] == method else "", between=" ") for name, of in found.items()
+        ]
+        columns.append(Column(method, [*cells, f"{comparison.values(method, 'seconds').mean():.3f}"]))
+    return _tables(Column("mean (95 % interval)", [*names, "seconds per pair ↓"]), columns, comparison, width)
 
 
-def comparison_tables(comparison: Comparison) -> list[Table]:
+def comparison_tables(comparison: Comparison, width: int | None = None) -> list[Table]:
     """For image and text a table with a row per method and a column per metric: the mean, below it its interval.
 
     The best mean of a column is bold; intervals are 95 % bootstrap intervals over pairs.
+
+    Args:
+        comparison: What was found.
+        width: Of the terminal, in characters; metrics that do not fit go into further tables.
     """
     tables = []
+    seconds = [f"{comparison.values(method, 'seconds').mean():.3f}" for method in comparison.methods]
     for modality, metrics in _by_modality(comparison).items():
-        table = _table(f"{modality}: mean, 95 % interval", metrics)
-        table.caption = comparison.protocol.caption
-        table.add_column("seconds\nper pair", justify="right")
-        found = [means(comparison, metric) for metric in metrics]
-        best = [best_of(of, metric) for of, metric in zip(found, metrics, strict=True)]
-        for method in comparison.methods:
-            cells = [_cell(of[method], "bold" if b == method else "") for of, b in zip(found, best, strict=True)]
-            table.add_row(method, *cells, f"{comparison.values(method, 'seconds').mean():.3f}")
-        tables.append(table)
+        columns = []
+        for metric in metrics:
+            found = means(comparison, metric)
+            best = best_of(found, metric)
+            cells = [_cell(of, "bold" if method == best else "") for method, of in found.items()]
+            columns.append(Column(_header(metric), cells))
+        columns.append(Column("seconds\nper pair", seconds))
+        names = Column(f"{modality}\nmean, 95 % interval", comparison.methods)
+        tables += _tables(names, columns, comparison, width)
     return tables
 
 
-def difference_tables(comparison: Comparison, against: str) -> list[Table]:
+def difference_tables(comparison: Comparison, against: str, width: int | None = None) -> list[Table]:
     """For image and text a table with a row per other method: `against` minus the other, over the same pairs.
 
     Green where the interval says that `against` is better, red where it is worse.
+
+    Args:
+        comparison: What was found.
+        against: The label of a method.
+        width: Of the terminal, in characters; metrics that do not fit go into further tables.
     """
     tables = []
+    others = [method for method in comparison.methods if method != against]
     for modality, metrics in _by_modality(comparison).items():
-        table = _table(f"{modality}: {against} minus", metrics)
-        table.caption = comparison.protocol.caption
-        for method in (m for m in comparison.methods if m != against):
-            cells = []
-            for metric in metrics:
-                found = difference(comparison, metric, against, method)
-                cells.append(_cell(found, {1: "green", -1: "red", 0: ""}[verdict(found, metric)], sign="+"))
-            table.add_row(method, *cells)
-        tables.append(table)
+        columns = []
+        for metric in metrics:
+            found = [difference(comparison, metric, against, method) for method in others]
+            styles = [{1: "green", -1: "red", 0: ""}[verdict(of, metric)] for of in found]
+            cells = [_cell(of, style, sign="+") for of, style in zip(found, styles, strict=True)]
+            columns.append(Column(_header(metric), cells))
+        tables += _tables(Column(f"{modality}\n{against} minus", others), columns, comparison, width)
     return tables
 
 
@@ -79,16 +101,37 @@ def _by_modality(comparison: Comparison) -> dict[str, list[PairMetric]]:
     return {modality: metrics for modality, metrics in groups.items() if metrics}
 
 
-def _table(title: str, metrics: Sequence[PairMetric]) -> Table:
+def _header(metric: PairMetric) -> str:
+    """The class's name, a line for each of its words, with direction and unit."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])|(?<=[a-z])(?=AU|IoU)", "\n", type(metric).__name__)
+    return f"{words} {arrow(metric)}" + f"\n{metric.unit}" * bool(metric.unit)
+
+
+def _tables(names: Column, columns: Sequence[Column], comparison: Comparison, width: int | None) -> list[Table]:
+    """As few tables as hold all columns, each with the names of the rows and at most `width` characters wide."""
+    from rich.console import Console
+
+    groups: list[list[Column]] = [[]]
+    for column in columns:
+        wider = _table([names, *groups[-1], column])
+        if width is not None and groups[-1] and Console(width=10_000).measure(wider).maximum > width:
+            groups.append([])
+        groups[-1].append(column)
+    tables = [_table([names, *group]) for group in groups]
+    for table in tables:
+        table.caption = comparison.protocol.caption
+    return tables
+
+
+def _table(columns: Sequence[Column]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column(title.replace(": ", "\n"), no_wrap=True)
-    for metric in metrics:
-        # Lines of a header break where a word of the class's name begins.
-        words = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])|(?<=[a-z])(?=AU|IoU)", "\n", type(metric).__name__)
-        table.add_column(f"{words} {arrow(metric)}" + f"\n{metric.unit}" * bool(metric.unit), justify="right")
+    for index, column in enumerate(columns):
+        table.add_column(column.header, justify="right" if index else "left", no_wrap=True)
+    for row in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*row)
     return table
 
 

@@ -119,7 +119,7 @@ def from_source(attribution: Attribution) -> Image.Image | None:
 def _finder(config: Path) -> FindImage:
     """Reads pictures from their files and, where a run's configuration says how, composes scenes again."""
     data = yaml.safe_load(config.read_text("utf-8")).get("data", {}) if config.is_file() else {}
-    scene = {name: data[f"scene_{name}"] for name in ("objects", "named") if f"scene_{name}" in data}
+    scene = {name: data[f"scene_{name}"] for name in ("objects", "named", "kind") if f"scene_{name}" in data}
 
     def find(a: Attribution) -> Image.Image | None:
         if scene and not a.source and a.id.startswith("scene-"):

@@ -97,13 +97,24 @@ def test_scenes_are_made_only_when_asked_for(monkeypatch):
     made = []
     monkeypatch.setattr(
         "m2ib_lightning.data.composed.make_scene",
-        lambda seed, *options: made.append(seed) or make_scene(seed, *options),
+        lambda seed, *options, kind: made.append(seed) or make_scene(seed, *options, kind=kind),
     )
     data = PairDataModule(scenes=10**6)
     data.setup("fit")
     assert len(data) == 10**6 and len(made) <= 1
     assert data.pairs[10**6 - 1].id == "scene-999999"
     assert len(made) <= 2
+
+
+def test_scenes_are_of_the_kind_asked_for():
+    data = PairDataModule(scenes=1, scene_seed=7, scene_kind="relation")
+    data.setup("test")
+    (pair,) = next(iter(data.test_dataloader()))
+    expected = make_scene(7, kind="relation")
+    assert (pair.text, pair.truth.spans) == (expected.caption, expected.spans)
+    np.testing.assert_array_equal(pair.truth.mask, expected.mask)
+    with pytest.raises(ValueError, match=r"but got 'dark'\. Remedy: "):
+        PairDataModule(scenes=1, scene_kind="dark").setup("test")
 
 
 def test_iterating_over_scenes_ends():

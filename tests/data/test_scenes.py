@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2ib_lightning.data.scenes import ARTS, SceneObject, make_caption, make_scene, object_names, sprite
+from m2ib_lightning.data.scene_kinds import KINDS, scene_counts
+from m2ib_lightning.data.scenes import ARTS, Scene, SceneObject, make_caption, make_scene, object_names, sprite
 
 scenes = st.builds(
     lambda seed, objects, named, size: make_scene(seed, objects, min(named, objects), size),
@@ -16,6 +19,22 @@ scenes = st.builds(
     st.integers(1, 5),
     st.sampled_from([48, 96, 224]),
 )
+
+KEPT = {
+    (7,): "b1df620985145b00",
+    (10_000,): "98e98d85f0f45955",
+    (500, 3, 2): "4f0e905dea6efeaa",
+    (11, 4, 2, 224): "3d2e3ad54f69b0ea",
+    (3, 5, 5, 48): "4637149f75bfc40a",
+    (0, ("cat", "key")): "32f33eb39d386a4c",
+}
+"""Arguments of scenes and their `digest` when published numbers were measured on them."""
+
+
+def digest(scene: Scene) -> str:
+    """16 digits of a hash over everything that a scene holds."""
+    said = repr((scene.caption, scene.objects, scene.spans))
+    return hashlib.sha256(scene.image.tobytes() + scene.labels.tobytes() + said.encode()).hexdigest()[:16]
 
 
 def inside(item: SceneObject, shape: tuple[int, ...]) -> np.ndarray:
@@ -111,3 +130,88 @@ def test_impossible_numbers_of_objects_are_refused(objects, named: int):
 def test_an_unknown_drawing_is_refused(name: str, art: str):
     with pytest.raises(ValueError, match=f"but got '{name}', '{art}'. Remedy: "):
         sprite(name, art)
+
+
+@pytest.mark.parametrize("arguments", KEPT, ids=str)
+def test_plain_scenes_stay_what_they_were(arguments):
+    assert digest(make_scene(*arguments)) == KEPT[arguments]
+
+
+def test_two_known_scenes():
+    assert (make_scene(7).caption, make_scene(7).objects[0].box) == ("there is a mushroom here", (54, 11, 86, 43))
+    assert (make_scene(10_000).caption, make_scene(10_000).objects[0].box) == ("a drawing of a fish", (15, 33, 51, 69))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_scene_of_any_kind_tells_the_truth(kind):
+    for seed in range(20):
+        scene = make_scene(seed, kind=kind)
+        assert digest(scene) == digest(make_scene(seed, kind=kind))
+        named = [item.name for item in scene.objects if item.named]
+        assert [scene.caption[start:end] for start, end in scene.spans] == list(dict.fromkeys(named))
+        truth = sum((scene.labels == i).astype(int) for i, item in enumerate(scene.objects) if item.named)
+        np.testing.assert_array_equal(scene.mask, truth == 1)
+        for index, item in enumerate(scene.objects):
+            assert not ((scene.labels == index) & ~inside(item, scene.labels.shape)).any()
+
+
+def test_two_of_four_objects_are_named():
+    scene = make_scene(1, kind="two_of_four")
+    assert [item.named for item in scene.objects] == [True, True, False, False]
+    assert digest(scene) == digest(make_scene(1, 4, 2))
+
+
+def test_an_object_that_is_there_twice_is_true_twice_and_named_once():
+    scene = make_scene(1, kind="twice")
+    first, second, *others = scene.objects
+    assert first.name == second.name and first.box != second.box and first.named and second.named
+    assert len(others) == 2 and not {first.name} & {item.name for item in others}
+    for item in (first, second):
+        assert (scene.mask & inside(item, scene.mask.shape)).sum() > 100
+    assert len(scene.spans) == 1
+
+
+def test_small_objects_are_half_as_wide():
+    widths = [
+        [item.box[2] - item.box[0] for seed in range(40) for item in make_scene(seed, kind=kind).objects]
+        for kind in ("plain", "small")
+    ]
+    assert 0.45 < np.mean(widths[1]) / np.mean(widths[0]) < 0.55
+    assert max(widths[1]) < min(widths[0])
+
+
+def test_clutter_lies_behind_the_objects_and_adds_edges():
+    def edges(kind):
+        scene = make_scene(3, kind=kind)
+        steps = np.abs(np.diff(np.asarray(scene.image, dtype=int), axis=1)).sum(-1)
+        return (steps > 120)[scene.labels[:, 1:] < 0].mean()
+
+    assert edges("clutter") > 3 * edges("plain")
+
+
+def test_a_relation_is_true_of_the_picture_and_its_words_are_not_the_truth():
+    apart = {" left of ": (0, -1), " right of ": (0, 1), " above ": (1, -1), " below ": (1, 1)}
+    seen = set()
+    for seed in range(60):
+        scene = make_scene(seed, kind="relation")
+        (_, end), (start, _) = scene.spans
+        (said,) = [words for words in apart if words in scene.caption[end:start]]
+        axis, sign = apart[said]
+        centres = [item.box[axis] + item.box[axis + 2] for item in scene.objects[:2]]
+        assert sign * (centres[0] - centres[1]) > 0, scene.caption
+        seen.add(said)
+    assert seen == set(apart)
+
+
+def test_counts_given_by_hand_win_over_those_of_the_kind():
+    assert scene_counts("two_of_four") == (4, 2) and scene_counts("two_of_four", 5, 1) == (5, 1)
+    assert len(make_scene(0, 5, kind="clutter").objects) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"kind": "dark"}, "of plain, .*relation but got 'dark'"), ({"kind": "relation", "named": 1}, "but got named=1")],
+)
+def test_kinds_that_cannot_be_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=f"Expected .*{message}. Remedy: "):
+        make_scene(0, **arguments)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import auc, roc_auc_score
 
 from m2ib_lightning import metrics
@@ -15,6 +15,7 @@ from m2ib_lightning.metrics import (
     confidence_increase,
     infidelity,
     max_sensitivity,
+    pearson,
     spearman,
     token_auroc,
     token_mass_accuracy,
@@ -83,6 +84,28 @@ def test_spearman_is_that_of_scipy_ties_included(seed):
     a, b = rng.integers(0, 6, (2, 30)).astype(float)
     ours = spearman(torch.from_numpy(a), torch.from_numpy(b))
     assert float(ours) == pytest.approx(spearmanr(a, b).statistic, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_pearson_is_that_of_scipy(seed):
+    a, b = np.random.default_rng(seed).normal(3, 2, (2, 30))
+    ours = pearson(torch.from_numpy(a), torch.from_numpy(b))
+    assert float(ours) == pytest.approx(pearsonr(a, b).statistic, abs=1e-6)
+
+
+def test_pearson_of_a_constant_map_is_left_out():
+    rows = torch.stack([torch.full((9,), 0.1), torch.arange(9.0)])
+    assert pearson(rows, torch.arange(9.0).expand(2, 9)).isnan().tolist() == [True, False]
+
+
+def test_a_nonsense_prompt_that_lights_up_another_patch_is_told_from_the_caption():
+    # 64 patches: one of 5 nats each, elsewhere; the rest below 1e-3 nats and in the same order.
+    rest = torch.linspace(0, 1e-3, 64)
+    first, second = rest.index_fill(0, torch.tensor([9]), 5.0), rest.index_fill(0, torch.tensor([40]), 5.0)
+    metric = metrics.NonsensePrompt()
+    metric.update(first, second)
+    assert float(metric.compute()) == pytest.approx(-1 / 63, abs=1e-3)
+    assert float(spearman(first, second)) > 0.8
 
 
 def test_spearman_of_known_maps():

@@ -1,0 +1,77 @@
+"""Kinds of composed scenes: what is harder than three objects of which one is named."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+Kind = Literal["plain", "two_of_four", "twice", "small", "clutter", "relation"]
+"""What a scene is like.
+
+- plain: large objects on a calm background.
+- two_of_four: four objects, two of them named.
+- twice: the first named object is there in two places; both are true, the caption names it once.
+- small: objects half as wide.
+- clutter: fragments of many colours and shapes that are no objects lie behind the objects.
+- relation: the caption says where the first of two objects is: "a crab left of a strawberry". Both are true, and the
+  words of the relation are not.
+"""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+WIDE = (0.27, 0.44)
+"""Smallest and largest width of an object, in widths of the picture."""
+
+SMALL = (0.14, 0.22)
+"""The same of small objects."""
+
+FRAGMENTS = 60
+"""That clutter is made of."""
+
+
+def scene_counts(kind: Kind, objects: int | None = None, named: int | None = None) -> tuple[int, int]:
+    """How many different objects a scene shows and its caption names: as given, or as the kind has it where None.
+
+    >>> scene_counts("two_of_four"), scene_counts("relation"), scene_counts("plain", objects=5)
+    ((4, 2), (3, 2), (5, 1))
+
+    Raises:
+        ValueError: There is no such kind, or it does not go with that many named.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"Expected a kind of scene of {', '.join(KINDS)} but got {kind!r}. Remedy: choose one.")
+    if kind == "relation" and named not in (None, 2):
+        raise ValueError(
+            f"Expected named=2 in scenes of the kind 'relation' but got named={named}. Remedy: leave it out."
+        )
+    usual = {"two_of_four": (4, 2), "relation": (3, 2)}.get(kind, (3, 1))
+    return (usual[0] if objects is None else objects), (usual[1] if named is None else named)
+
+
+def relation(first: tuple[int, int, int, int], second: tuple[int, int, int, int]) -> str:
+    """Where the first box is, seen from the second, along the axis in which their centres are further apart.
+
+    >>> relation((0, 0, 10, 10), (50, 20, 60, 30)), relation((0, 90, 10, 99), (0, 0, 10, 10))
+    (' left of ', ' below ')
+    """
+    across, down = ((first[i] + first[i + 2]) - (second[i] + second[i + 2]) for i in (0, 1))
+    if abs(across) >= abs(down):
+        return " left of " if across < 0 else " right of "
+    return " above " if down < 0 else " below "
+
+
+def scatter(image: Image.Image, rng: np.random.Generator) -> None:
+    """Draw fragments onto a picture: discs, three- and four-cornered pieces and strokes, 0.04 to 0.2 of it wide."""
+    draw, size = ImageDraw.Draw(image), image.width
+    for shape in rng.integers(4, size=FRAGMENTS).tolist():
+        colour = tuple(rng.integers(0, 256, 3).tolist())
+        centre, reach = rng.uniform(0, size, 2), size * rng.uniform(0.02, 0.1)
+        corners = centre + rng.uniform(-reach, reach, (4, 2))
+        if shape == 0:
+            draw.ellipse([*(centre - reach / 2), *(centre + reach / 2)], fill=colour)
+        elif shape == 3:
+            draw.line([tuple(corner) for corner in corners[:2]], fill=colour, width=max(1, size // 48))
+        else:
+            draw.polygon([tuple(corner) for corner in corners[: 2 + shape]], fill=colour)

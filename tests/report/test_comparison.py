@@ -1,0 +1,54 @@
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from m2ib_lightning.evaluation import standard_metrics
+from m2ib_lightning.evaluation.comparison import Comparison
+from m2ib_lightning.report.comparison import comparison_tables, difference_tables, scores_tables
+
+METHODS = ["random", "M2IB", "IntegratedGradients"]
+KINDS = [comparison_tables, lambda found, width=None: difference_tables(found, "M2IB", width), scores_tables]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> Comparison:
+    rng, metrics = np.random.default_rng(0), standard_metrics()
+    rows = [
+        {"method": method, "id": str(i), "seconds": 0.1, **{m.name: rng.normal(-20, 9) for m in metrics}}
+        for method in METHODS
+        for i in range(12)
+    ]
+    return Comparison(pd.DataFrame(rows), metrics, tmp_path_factory.mktemp("comparison"))
+
+
+def printed(tables, width: int) -> str:
+    console = Console(width=width, file=io.StringIO())
+    for table in tables:
+        console.print(table)
+    return console.file.getvalue()
+
+
+def words(text: str) -> list[str]:
+    return sorted(word for word in text.split() if any(c.isalnum() for c in word))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_cut_in_a_terminal_of_80_columns(kind, found):
+    narrow, wide = printed(kind(found, 80), 80), printed(kind(found), 400)
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert "…" not in narrow
+    assert set(words(wide)) == set(words(narrow))  # further tables repeat the names of their rows
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_wide_terminal_gets_one_table_for_a_modality(kind, found):
+    assert printed(kind(found, 200), 200) == printed(kind(found), 200)
+    assert len(kind(found, 200)) == (1 if kind is scores_tables else 2)
+
+
+def test_a_column_too_wide_for_any_terminal_has_a_table_of_its_own(found):
+    assert len(scores_tables(found, 10)) == len(METHODS)
+    assert len(comparison_tables(found, 10)) == len(standard_metrics()) + 2  # and the seconds of both modalities
