@@ -78,8 +78,10 @@ def test_settings_that_many_pairs_share_are_kept_once(tmp_path):
 
 
 def test_a_run_becomes_a_gallery_with_its_scenes_and_its_masks_step_by_step(tmp_path, capsys):
-    m2ib(["fit", "--data.scenes=2", "--data.scene_seed=40", "--data.scene_objects=2", "--data.scene_kind=clutter",
-          "--model.steps=2", "--model.noise_samples=2", "--trainer.callbacks=MaskLogger", f"--output={tmp_path}"])  # fmt: skip
+    m2ib([
+        "fit", "--data.scenes=2", "--data.scene_seed=40", "--data.scene_objects=2", "--data.scene_kind=clutter",
+        "--model.steps=2", "--model.noise_samples=2", "--trainer.callbacks=MaskLogger", f"--output={tmp_path}",
+    ])  # fmt: skip
     capsys.readouterr()
     main([str(tmp_path)])
     assert "2 pairs, 2 with their picture" in capsys.readouterr().out
