@@ -91,9 +91,9 @@ class RandomisationSimilarity(_MapSimilarity):
 class NonsensePrompt(_MapSimilarity):
     """Pearson correlation of the image maps for the caption and for an unrelated one; lower is better.
 
-    Not Spearman's: a map that is near zero over most patches, as M2IB's are, has ranks that are mostly those of what
-    is near zero. They follow the picture and not the text, and nobody sees them: with two maps that light up different
-    patches they still agreed (0.94 on average over scenes, with a Pearson correlation of -0.03).
+    Not Spearman's: most ranks of a map that is near zero over most patches, as M2IB's are, are those of patches near
+    zero, which say nothing and which nobody sees. They can agree where the maps light up different patches: over 40
+    scenes (seeds from 20,000) M2IB's maps had 0.91 by Spearman and 0.34 by Pearson, Grad-CAM's 0.26 and 0.20.
     """
 
     function = pearson

@@ -78,16 +78,17 @@ def test_settings_that_many_pairs_share_are_kept_once(tmp_path):
 
 
 def test_a_run_becomes_a_gallery_with_its_scenes_and_its_masks_step_by_step(tmp_path, capsys):
-    m2ib(["fit", "--data.scenes=2", "--data.scene_seed=40", "--data.scene_objects=2", "--model.steps=2",
-          "--model.noise_samples=2", "--trainer.callbacks=MaskLogger", f"--output={tmp_path}"])  # fmt: skip
+    m2ib([
+        "fit", "--data.scenes=2", "--data.scene_seed=40", "--data.scene_objects=2", "--data.scene_kind=clutter",
+        "--model.steps=2", "--model.noise_samples=2", "--trainer.callbacks=MaskLogger", f"--output={tmp_path}",
+    ])  # fmt: skip
     capsys.readouterr()
     main([str(tmp_path)])
     assert "2 pairs, 2 with their picture" in capsys.readouterr().out
     pairs = data_of(tmp_path / "gallery.html")["pairs"]
     assert [(pair["id"], len(pair["frames"])) for pair in pairs] == [("scene-000040", 3), ("scene-000041", 3)]
-    again = save_gallery(
-        AttributionStore(tmp_path / "attributions"), tmp_path / "other.html", lambda a: make_scene(40, 2).image
-    )
+    first = make_scene(40, 2, kind="clutter").image
+    again = save_gallery(AttributionStore(tmp_path / "attributions"), tmp_path / "other.html", lambda a: first)
     assert data_of(again.path)["pairs"][0]["picture"] == pairs[0]["picture"]
 
 
