@@ -66,7 +66,7 @@ class Explainer:
         """Maps in a setting, for another text if one is given."""
         if (setting, text) not in self.known:
             method = self.methods[setting]
-            pairs = [p if text is None else replace(p, text=text) for p in self.pairs]
+            pairs = [p if text is None else p._replace(text=text) for p in self.pairs]
             found = method.attribute(method.prepare().preprocess_pairs(pairs))
             self.known[setting, text] = [a.image_map for a in found if a.image_map is not None]
         return self.known[setting, text]

@@ -35,12 +35,14 @@ class PairProgress(ProgressBar):
         self.enabled = False
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with what earlier runs have done."""
+        """Begin with what earlier runs have done; show nothing where that is all."""
         if not self.enabled:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
         # None where only reading them all would tell.
         total, there = getattr(data, "count", None), len(getattr(data, "skip", ()))
+        if total is not None and there >= total:
+            return
         # A file that takes the output gets a line now and then.
         seconds = 0.2 if sys.stderr.isatty() else 10.0
         self.line = tqdm(
