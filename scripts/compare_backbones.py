@@ -72,7 +72,7 @@ def openclip_cases(folder: Path) -> Iterator[Case]:
     """Every configuration of open_clip in small, if it is installed, or where scripts/bootstrap put it."""
     if find_spec("open_clip") is None:
         sys.path.append(str(Path(sys.prefix) / "open_clip"))
-        import_module("tests.backbones.torchvision_operators")  # which torchvision's Python code expects
+        import_module("tests.backbones.torchvision_operators").pytest_configure()
     try:
         import open_clip
     except (ImportError, RuntimeError) as error:

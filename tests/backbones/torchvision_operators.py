@@ -5,6 +5,11 @@ That library does not load beside a torch built for processors alone. No model o
 
 import torch
 
-LIBRARY = torch.library.Library("torchvision", "DEF")
-for name in ("nms", "qnms"):
-    LIBRARY.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+_libraries = []  # what they define is forgotten with them
+
+
+def pytest_configure() -> None:
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _libraries.append(library)
