@@ -18,7 +18,7 @@ from m2ib_lightning.methods.stopping import Stopping
 from m2ib_lightning.prior import Prior
 from m2ib_lightning.types import HiddenStates, Layer, Modality, PairBatch
 
-TOKENS = {"cpu": 1024, "cuda": 65536}
+TOKENS = {"cpu": 2048, "cuda": 65536}
 """Tokens that go through a tower at once, by device: what keeps its matrix products busy and its memory small."""
 
 
