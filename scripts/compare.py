@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, help="of RISE and KernelSHAP; 4000 and 1000 by default")
     parser.add_argument("--protocol", default="corrected", choices=["corrected", "as_released"])
     parser.add_argument("--metrics", nargs="+", metavar="NAME", help="such as PointingGame; all by default")
+    parser.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"], help="of the explaining")
     parser.add_argument("--sanity", action="store_true", help="also explain changed models and inputs, 5 times slower")
     parser.add_argument("--against", default="M2IB", help="whose differences to the others are shown")
     parser.add_argument("--batch-size", type=int, default=20)
@@ -108,7 +109,8 @@ def main() -> None:
         parser.error(f"Expected --metrics of {', '.join(names)} but got {', '.join(sorted(unknown))}.")
     metrics = [metric for metric in metrics if type(metric).__name__ in (arguments.metrics or names)]
     started = time.perf_counter()
-    found = compare(chosen, data, arguments.output, metrics, Protocol(name=arguments.protocol), console.print)
+    protocol = Protocol(name=arguments.protocol)
+    found = compare(chosen, data, arguments.output, metrics, protocol, console.print, arguments.precision)
     against = arguments.against if arguments.against in chosen else next(iter(chosen))
     for table in comparison_tables(found, console.width) + difference_tables(found, against, console.width):
         console.print(table)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from m2ib_lightning.data import PairDataModule
 from m2ib_lightning.data.pairs import read_pair
-from m2ib_lightning.evaluation.evaluate import Evaluator, standard_metrics
+from m2ib_lightning.evaluation.evaluate import Evaluator, Precision, standard_metrics
 from m2ib_lightning.evaluation.evidence import Protocol
 from m2ib_lightning.methods import AttributionMethod
 from m2ib_lightning.metrics import PairMetric
@@ -55,6 +55,7 @@ def compare(
     metrics: Sequence[PairMetric] | None = None,
     protocol: Protocol | None = None,
     tell: Callable[[str], None] = lambda line: None,
+    precision: Precision = "32-true",
 ) -> Comparison:
     """Explain and score the pairs by each method in turn.
 
@@ -67,6 +68,7 @@ def compare(
         metrics: The standard ones by default.
         protocol: How inputs are masked.
         tell: Called with a line now and then.
+        precision: Of the explaining; the scoring is in float32 always.
 
     Raises:
         ValueError: The folder holds a comparison of other pairs, methods' settings or protocols.
@@ -89,9 +91,10 @@ def compare(
             if data.scenes
             else str(data.source or data.image or type(data.dataset).__name__),
             "first": data.pairs[0].id,
+            "precision": precision,
         }
         _same(folder / label, wanted)
-        evaluator = Evaluator(method, measured, protocol)
+        evaluator = Evaluator(method, measured, protocol, precision)
         for start in range(0, len(data), data.batch_size):
             part = folder / label / f"part-{start:06d}.parquet"
             if not part.is_file():

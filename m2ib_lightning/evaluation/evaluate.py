@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
+
+import torch
 
 from m2ib_lightning import metrics as m
 from m2ib_lightning.attribution import Attribution
@@ -12,8 +14,9 @@ from m2ib_lightning.evaluation.evidence import BatchEvidence, Protocol
 from m2ib_lightning.evaluation.sanity import Sanity
 from m2ib_lightning.methods import AttributionMethod
 from m2ib_lightning.metrics import PairMetric
-from m2ib_lightning.types import Modality, Pair
+from m2ib_lightning.types import Modality, Pair, PairBatch
 
+Precision = Literal["32-true", "bf16-mixed"]
 CURVES = tuple((modality, kind) for modality in ("image", "text") for kind in ("insertion", "deletion"))
 
 
@@ -42,6 +45,7 @@ class Evaluator:
         method: Explains.
         metrics: What is measured; the standard ones by default.
         protocol: How inputs are masked.
+        precision: Of the explaining; the scoring is in float32 always.
     """
 
     def __init__(
@@ -49,23 +53,31 @@ class Evaluator:
         method: AttributionMethod,
         metrics: Sequence[PairMetric] | None = None,
         protocol: Protocol | None = None,
+        precision: Precision = "32-true",
     ) -> None:
+        self.precision = precision
         self.method, self.protocol = method, (protocol or Protocol()).checked()
         self.metrics = list(standard_metrics() if metrics is None else metrics)
         self.sanity = Sanity(method)
 
     def explain(self, pairs: Sequence[Pair]) -> tuple[list[Attribution], list[dict[str, Any]]]:
         """Explain a batch of pairs and score it; `seconds` is the explanation's time per pair."""
-        self.method.prepare()
+        backbone = self.method.prepare()
         start = time.perf_counter()
-        attributions = self.method.attribute(self.method.prepare().preprocess_pairs(pairs))
+        batch = backbone.preprocess_pairs(pairs)
+        with torch.autocast(backbone.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed"):
+            attributions = self.method.attribute(batch)
         seconds = (time.perf_counter() - start) / len(pairs)
-        rows = self.score(pairs, attributions)
+        rows = self._score(pairs, batch, attributions)
         return attributions, [row | {"seconds": seconds} for row in rows]
 
     def score(self, pairs: Sequence[Pair], attributions: Sequence[Attribution]) -> list[dict[str, Any]]:
         """A row per pair: its id, the protocol's name, each metric's value (nan for none), and the curves."""
-        batch = self.method.prepare().preprocess_pairs(pairs)
+        return self._score(pairs, self.method.prepare().preprocess_pairs(pairs), attributions)
+
+    def _score(
+        self, pairs: Sequence[Pair], batch: PairBatch, attributions: Sequence[Attribution]
+    ) -> list[dict[str, Any]]:
         evidence = BatchEvidence(self.sanity, batch, attributions, self.protocol)
         rows = []
         for pair, seen in zip(pairs, evidence.pairs(), strict=True):

@@ -27,16 +27,17 @@ class Objective:
         batch: The pairs.
         modality: m.
         target: (B, E) clean embedding of the other modality.
+        clean: (B,) cosine similarity of the clean pairs.
 
     Attributes:
         inputs: x of the pairs as they are.
-        clean: (B,) cosine similarity of the clean pairs.
+        clean: As given.
         hidden: The tower's states on the embeddings.
         content: (B, L) bool, the tokens that stand for a part of the input.
         grid: (gh, gw) of an image, else None.
     """
 
-    def __init__(self, backbone: Backbone, batch: PairBatch, modality: Modality, target: Tensor) -> None:
+    def __init__(self, backbone: Backbone, batch: PairBatch, modality: Modality, target: Tensor, clean: Tensor) -> None:
         self.backbone, self.modality, self.tower = backbone, modality, backbone.tower(modality)
         # Clones: what was made in inference mode cannot take part in a gradient.
         self.batch = batch._replace(
@@ -44,10 +45,9 @@ class Objective:
             input_ids=batch.input_ids.clone(),
             attention_mask=batch.attention_mask.clone(),
         )
-        self.target = target
+        self.target, self.clean = target, clean
         with torch.no_grad():
             self.inputs, self.hidden = self._read()
-            self.clean = self.of_states(self.hidden.states[None], self.hidden, "embeddings")[0]
         self.content = self.hidden.valid & ~self.hidden.special
         self.grid = self.tower.grid(batch)
 
@@ -123,11 +123,12 @@ class Objective:
 
 def objectives(backbone: Backbone, batch: PairBatch) -> dict[Modality, Objective]:
     """The objective of each tower, with the clean embedding of the other."""
-    targets: dict[Modality, Tensor] = {
-        "image": backbone.embed("text", batch).float(),
-        "text": backbone.embed("image", batch).float(),
+    image, text = backbone.embed("image", batch).float(), backbone.embed("text", batch).float()
+    clean = F.cosine_similarity(image, text, dim=-1)
+    return {
+        "image": Objective(backbone, batch, "image", text, clean),
+        "text": Objective(backbone, batch, "text", image, clean),
     }
-    return {modality: Objective(backbone, batch, modality, target) for modality, target in targets.items()}
 
 
 @contextlib.contextmanager

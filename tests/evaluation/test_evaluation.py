@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from m2ib_lightning import PairDataModule, load_backbone
+from m2ib_lightning import M2IB, PairDataModule, load_backbone
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.cli import main
 from m2ib_lightning.data import make_scene
@@ -22,8 +22,9 @@ from m2ib_lightning.evaluation import (
 from m2ib_lightning.evaluation.evidence import blurred, first_shown, spread
 from m2ib_lightning.evaluation.sanity import randomise
 from m2ib_lightning.evaluation.truth import true_tokens
-from m2ib_lightning.methods import GradCAM, Occlusion, RandomMap
+from m2ib_lightning.methods import GradCAM, IntegratedGradients, Occlusion, RandomMap
 from m2ib_lightning.methods.objective import objectives
+from m2ib_lightning.metrics import ConfidenceDrop
 from m2ib_lightning.report.comparison import (
     comparison_tables,
     difference,
@@ -60,6 +61,21 @@ def test_every_metric_has_a_value_for_a_scene_and_only_scores_without_truth(embe
     without = {name for name, value in row.items() if isinstance(value, float) and np.isnan(value)}
     named = ("PointingGame", "RelevanceMassAccuracy", "RelevanceRankAccuracy", "MeanIoU", "ContrastToNoiseRatio")
     assert without == {*(f"image/{name}" for name in named), "text/TokenAUROC", "text/TokenMassAccuracy"}
+
+
+@pytest.mark.parametrize("method", [M2IB, GradCAM, IntegratedGradients, Occlusion])
+def test_bfloat16_explains_nearly_the_same_and_is_scored_in_float32(embedded, method):
+    pairs, measured = scenes(2), [ConfidenceDrop("image")]
+    (exact, _), (half, rows) = (
+        Evaluator(method(embedded), measured, precision=precision).explain(pairs)
+        for precision in ("32-true", "bf16-mixed")
+    )
+    for a, b in zip(exact, half, strict=True):
+        assert not np.array_equal(a.image_map, b.image_map)
+        assert np.corrcoef(a.image_map.ravel(), b.image_map.ravel())[0, 1] > 0.999
+        assert np.corrcoef(a.text_map[~a.special], b.text_map[~b.special])[0, 1] > 0.97
+    again = Evaluator(method(embedded), measured).score(pairs, half)
+    assert [row["image/ConfidenceDrop"] for row in rows] == [row["image/ConfidenceDrop"] for row in again]
 
 
 @torch.no_grad()
