@@ -1,22 +1,27 @@
 #!/usr/bin/env python
 """ROAR+ on scenes: retrieval by models tuned without what each method calls most relevant. Larger falls are better.
 
-python scripts/roar.py --train 300 --test 100 --steps 200
+python scripts/roar.py --train 600 --test 300
+python scripts/roar.py --methods M2IB Chefer
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 
+from compare import candidates
 from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from m2ib_lightning import load_backbone, methods
+from m2ib_lightning import load_backbone
 from m2ib_lightning.data import make_scene
 from m2ib_lightning.evaluation import interval, paired_interval
 from m2ib_lightning.evaluation.roar import Tuning, roar
 from m2ib_lightning.types import Pair
+
+COMPARED = ("M2IB", "M2IB-released", "GradCAM", "Saliency", "Chefer", "GradECLIP", "LeGrad")
 
 
 def scenes(first: int, count: int) -> list[Pair]:
@@ -32,21 +37,19 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=100, help="scenes to retrieve")
     parser.add_argument("--first", type=int, default=30_000, help="seed of the first scene")
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--noise-samples", type=int, default=2, help="of M2IB")
+    parser.add_argument("--methods", nargs="+", default=COMPARED, help="labels of scripts/compare.py")
     arguments = parser.parse_args()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     backbone = load_backbone(arguments.backbone)
+    known = candidates(backbone, None)
+    if unknown := set(arguments.methods) - set(known):
+        parser.error(f"Expected --methods of {', '.join(known)} but got {', '.join(sorted(unknown))}.")
+    chosen = {"nothing removed": None} | {label: known[label] for label in ("random", *arguments.methods)}
     train = scenes(arguments.first, arguments.train)
     test = scenes(arguments.first + arguments.train, arguments.test)
     tuning = Tuning(steps=arguments.steps)
-    candidates = {
-        "nothing removed": None,
-        "random": methods.RandomMap(backbone),
-        "GradCAM": methods.GradCAM(backbone),
-        "M2IB": methods.M2IB(backbone, noise_samples=arguments.noise_samples),
-    }
     found = {}
-    for label, method in candidates.items():
+    for label, method in chosen.items():
         with console.status(label) as status:
 
             def tell(step: int, loss: float, label: str = label, status: Status = status) -> None:
