@@ -42,6 +42,7 @@ class Attribution:
         history: Per-step values, (steps,) float32 each, by name ("loss/total", "image/relevance", ...).
         steps: Optimisation steps made.
         stop_reason: Why the fit ended: "max_steps", "converged", ... or "" where nothing is fitted.
+        metrics: What it was scored with, by name ("image/PointingGame"), nan where one has no value for the pair.
     """
 
     id: str
@@ -62,6 +63,7 @@ class Attribution:
     history: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     steps: int = 0
     stop_reason: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
 
     def heatmap(self, size: tuple[int, int]) -> NDArray[np.float32]:
         """(H, W) float32 in [0, 1], the image map over the whole picture, for display.

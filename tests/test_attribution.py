@@ -19,6 +19,7 @@ def attribution(**changed) -> Attribution:
         "spans": [(0, 0), (0, 2), (3, 6), (6, 7), (7, 12), (13, 14), (14, 16), (0, 0)],
         "history": {"loss/total": np.array([3.0, 2.0], dtype=np.float32)},
         "settings": {"method": "M2IB", "image_layer": 3}, "steps": 2, "stop_reason": "max_steps",
+        "metrics": {"image/PointingGame": 1.0, "text/TokenAUROC": 0.1},
     }  # fmt: skip
     return Attribution(**{**fields, **changed})
 

@@ -39,6 +39,14 @@ def test_attributions_come_back_as_they_were_and_in_order(tmp_path):
         assert_equal(before, after)
 
 
+def test_parts_from_before_metrics_were_kept_are_read(store):
+    old = store.parts[2]
+    table = pq.read_table(old).drop_columns("metrics")
+    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"m2ib.schema": b"1"}), old)
+    assert store["d"].metrics == {} and store["a"].metrics["image/PointingGame"] == 1
+    assert len(store.to_pandas()) == 5
+
+
 def test_bad_pairs_are_kept_apart_from_attributions(store):
     assert [a.id for a in store] == ["a", "b", "c", "d"] and len(store) == 4
     assert list(store.errors()) == [BAD]

@@ -72,7 +72,10 @@ class Evaluator:
         return attributions, [row | {"seconds": seconds} for row in rows]
 
     def score(self, pairs: Sequence[Pair], attributions: Sequence[Attribution]) -> list[dict[str, Any]]:
-        """A row per pair: its id, the protocol's name, each metric's value (nan for none), and the curves."""
+        """A row per pair: its id, the protocol's name, each metric's value (nan for none), and the curves.
+
+        The values go into the attributions' `metrics` as well.
+        """
         return self._score(pairs, self.method.prepare().preprocess_pairs(pairs), attributions)
 
     def _score(
@@ -82,7 +85,9 @@ class Evaluator:
         rows = []
         for pair, seen in zip(pairs, evidence.pairs(), strict=True):
             row: dict[str, Any] = {"id": pair.id, "protocol": self.protocol.name}
-            row |= {metric.name: metric.observe(seen) for metric in self.metrics}
+            values = {metric.name: metric.observe(seen) for metric in self.metrics}
+            seen.attribution.metrics |= values
+            row |= values
             measured = {f"{metric.modality}/{getattr(metric, 'kind', '')}" for metric in self.metrics}
             for modality, kind in CURVES:
                 if f"{modality}/{kind}" in measured:

@@ -66,7 +66,6 @@ class ScoreWriter(Callback):
     ) -> None:
         """Score a batch."""
         attributions: list[Attribution] = outputs["attributions"]
-        AttributionStore(self.folder / "attributions").append(attributions)
         for label, evaluator in self.evaluators.items():
             if label == "random":
                 rows = evaluator.explain(batch)[1]
@@ -74,6 +73,7 @@ class ScoreWriter(Callback):
                 seconds = outputs["seconds"] / len(batch)
                 rows = [row | {"seconds": seconds} for row in evaluator.score(batch, attributions)]
             self.rows += [row | {"method": label} for row in rows]
+        AttributionStore(self.folder / "attributions").append(attributions)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the values of each pair and print the table."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the columns."""
 
 ROWS = 64
@@ -77,6 +77,7 @@ def columns(precision: Precision = "float32") -> pa.Schema:
             ("stop_reason", pa.string()),
             # No Arrow map: `datasets` cannot read one.
             ("history", pa.list_(pa.struct([("name", pa.string()), ("values", values)]))),
+            ("metrics", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))),
             ("settings", pa.string()),
         ]
     )
@@ -209,6 +210,7 @@ def _row(a: Attribution, precision: Precision) -> dict[str, Any]:
         "steps": a.steps,
         "stop_reason": a.stop_reason,
         "history": [{"name": name, "values": values} for name, values in a.history.items()],
+        "metrics": [{"name": name, "value": value} for name, value in a.metrics.items()],
         "settings": json.dumps(a.settings),
     }
 
@@ -228,6 +230,7 @@ def to_attribution(row: dict[str, Any]) -> Attribution:
         spans=[(start, end) for start, end in row.pop("spans")],
         view=tuple(row.pop("view")),
         history={h["name"]: np.array(h["values"], dtype=np.float32) for h in row.pop("history")},
+        metrics={m["name"]: m["value"] for m in row.pop("metrics", None) or ()},  # parts of version 1 have none
         settings=json.loads(row.pop("settings")),
         **row,
     )

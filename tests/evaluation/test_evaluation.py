@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from m2ib_lightning import M2IB, PairDataModule, load_backbone
+from m2ib_lightning import M2IB, AttributionStore, PairDataModule, load_backbone
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.cli import main
 from m2ib_lightning.data import make_scene
@@ -233,5 +233,9 @@ def test_the_command_scores_a_method_beside_random_maps(tmp_path, capsys):
     frame = pd.read_parquet(tmp_path / "scores.parquet")
     assert list(frame.groupby("method").size().items()) == [("GradCAM", 3), ("random", 3)]
     assert frame["image/PointingGame"].between(0, 1).all()
+    own = frame[frame["method"] == "GradCAM"].set_index("id")
+    for a in AttributionStore(tmp_path / "attributions"):
+        assert len(a.metrics) == 15
+        np.testing.assert_array_equal(list(a.metrics.values()), own.loc[a.id, list(a.metrics)].tolist())
     out = capsys.readouterr().out
     assert "GradCAM" in out and "image/ConfidenceDrop ↓" in out and "scores.parquet" in out
