@@ -59,13 +59,13 @@ def comparison_tables(comparison: Comparison, width: int | None = None) -> list[
     """
     tables = []
     seconds = [f"{comparison.values(method, 'seconds').mean():.3f}" for method in comparison.methods]
-    for modality, metrics in _by_modality(comparison).items():
+    for modality, metrics in by_modality(comparison).items():
         columns = []
         for metric in metrics:
             found = means(comparison, metric)
             best = best_of(found, metric)
             cells = [_cell(of, "bold" if method == best else "") for method, of in found.items()]
-            columns.append(Column(_header(metric), cells))
+            columns.append(Column(header(metric), cells))
         columns.append(Column("seconds\nper pair", seconds))
         names = Column(f"{modality}\nmean, 95 % interval", comparison.methods)
         tables += _tables(names, columns, comparison, width)
@@ -84,24 +84,25 @@ def difference_tables(comparison: Comparison, against: str, width: int | None = 
     """
     tables = []
     others = [method for method in comparison.methods if method != against]
-    for modality, metrics in _by_modality(comparison).items():
+    for modality, metrics in by_modality(comparison).items():
         columns = []
         for metric in metrics:
             found = [difference(comparison, metric, against, method) for method in others]
             styles = [{1: "green", -1: "red", 0: ""}[verdict(of, metric)] for of in found]
             cells = [_cell(of, style, sign="+") for of, style in zip(found, styles, strict=True)]
-            columns.append(Column(_header(metric), cells))
+            columns.append(Column(header(metric), cells))
         tables += _tables(Column(f"{modality}\n{against} minus", others), columns, comparison, width)
     return tables
 
 
-def _by_modality(comparison: Comparison) -> dict[str, list[PairMetric]]:
+def by_modality(comparison: Comparison) -> dict[str, list[PairMetric]]:
+    """The metrics that have a value for some pair, of the image and of the text."""
     measured = measured_metrics(comparison)
     groups = {modality: [m for m in measured if m.modality == modality] for modality in ("image", "text")}
     return {modality: metrics for modality, metrics in groups.items() if metrics}
 
 
-def _header(metric: PairMetric) -> str:
+def header(metric: PairMetric) -> str:
     """The class's name, a line for each of its words, with direction and unit."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])|(?<=[a-z])(?=AU|IoU)", "\n", type(metric).__name__)
     return f"{words} {arrow(metric)}" + f"\n{metric.unit}" * bool(metric.unit)
@@ -181,9 +182,14 @@ def arrow(metric: PairMetric) -> str:
 
 def mean_text(i: Interval, sign: str = "") -> str:
     """The mean with three digits, a dash if there is none."""
-    return "–" if math.isnan(i.mean) else f"{i.mean:{sign}.3g}"
+    return "–" if math.isnan(i.mean) else _number(i.mean, 3, sign)
 
 
 def range_text(i: Interval) -> str:
     """The ends of the interval."""
-    return "" if math.isnan(i.mean) else f"{i.low:.2g}..{i.high:.2g}"
+    return "" if math.isnan(i.mean) else f"{_number(i.low, 2)}..{_number(i.high, 2)}"
+
+
+def _number(value: float, digits: int, sign: str = "") -> str:
+    """So many digits, or all that are before the point: 0.12, 1.2, 100."""
+    return f"{value:{sign}.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:{sign}.{digits}g}"

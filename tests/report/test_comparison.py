@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from m2ib_lightning.evaluation import standard_metrics
+from m2ib_lightning.evaluation import Interval, standard_metrics
 from m2ib_lightning.evaluation.comparison import Comparison
-from m2ib_lightning.report.comparison import comparison_tables, difference_tables, scores_tables
+from m2ib_lightning.report.comparison import comparison_tables, difference_tables, mean_text, range_text, scores_tables
 
 METHODS = ["random", "M2IB", "IntegratedGradients"]
 KINDS = [comparison_tables, lambda found, width=None: difference_tables(found, "M2IB", width), scores_tables]
@@ -52,3 +52,11 @@ def test_a_wide_terminal_gets_one_table_for_a_modality(kind, found):
 def test_a_column_too_wide_for_any_terminal_has_a_table_of_its_own(found):
     assert len(scores_tables(found, 10)) == len(METHODS)
     assert len(comparison_tables(found, 10)) == len(standard_metrics()) + 2  # and the seconds of both modalities
+
+
+def test_numbers_keep_all_digits_before_the_point():
+    assert (mean_text(Interval(100.0, 0, 0, 1)), mean_text(Interval(-0.04567, 0, 0, 1), "+")) == ("100", "-0.0457")
+    assert (
+        range_text(Interval(50.0, 9.96, 1234.5, 3)) == "10..1234"
+        and range_text(Interval(0, -0.5, 66.6, 3)) == "-0.5..67"
+    )
