@@ -14,17 +14,21 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
+import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from torch import Tensor
 from torch.nn import functional as F
 
 from m2ib_lightning import M2IB, Attribution, load_backbone
 from m2ib_lightning.data import make_scene
 from m2ib_lightning.evaluation import Evaluator, interval
+from m2ib_lightning.methods.mask_fit import MaskFit
 from m2ib_lightning.metrics import (
     ConfidenceDrop,
     DeletionAUC,
@@ -71,24 +75,50 @@ class Explainer:
             self.known[setting, text] = [a.image_map for a in found if a.image_map is not None]
         return self.known[setting, text]
 
-    def weighted(self) -> Maps:
-        """Capacity times the size of the cosine's gradient in each channel, which says what the model reads there."""
+    @cached_property
+    def fit(self) -> MaskFit:
+        """The default's masks as they are at the end."""
         method = self.methods["default"]
-        backbone = method.prepare()
-        fit = method.new_fit(backbone.preprocess_pairs(self.pairs))
+        fit = method.new_fit(method.prepare().preprocess_pairs(self.pairs))
         optimizer = method.new_optimizer(fit.parameters())
         for step in range(method.steps):
             fit(step)["loss/total"].sum().backward()
             optimizer.step()
             optimizer.zero_grad()
+        return fit
+
+    @property
+    def capacity(self) -> Tensor:
+        """Nats of each token and channel, (B, L, D)."""
+        return self.fit.bottleneck("image").capacity().detach()
+
+    def maps(self, values: Tensor) -> Maps:
+        """Values of tokens, (B, L), as maps."""
+        fit = self.fit
+        grids, content = fit.grids["image"], ~fit.hidden["image"].special
+        return [v[keep].reshape(grid).numpy() for v, keep, grid in zip(values.detach(), content, grids, strict=True)]
+
+    def weighted(self) -> Maps:
+        """Capacity times the size of the cosine's gradient in each channel, which says what the model reads there."""
+        method, fit = self.methods["default"], self.fit
         hidden, layer = fit.hidden["image"], method.towers["image"].layer
         states = hidden.states.detach().requires_grad_()
-        embedding = backbone.image.suffix(states[None], hidden, layer)[0]
+        embedding = method.prepare().image.suffix(states[None], hidden, layer)[0]
         F.cosine_similarity(embedding, fit.clean["text"]).sum().backward()
         weight = states.grad.abs().mean(1, keepdim=True)
-        values = (fit.bottleneck("image").capacity().detach() * weight / weight.mean(-1, keepdim=True)).sum(-1)
-        grids, content = fit.grids["image"], ~hidden.special
-        return [v[keep].reshape(grid).numpy() for v, keep, grid in zip(values, content, grids, strict=True)]
+        return self.maps((self.capacity * weight / weight.mean(-1, keepdim=True)).sum(-1))
+
+    def kept(self) -> Maps:
+        """The share of a channel's variance that is signal where it lets c nats through, 1 - exp(-2 c); the mean."""
+        return self.maps(-torch.expm1(-2 * self.capacity).mean(-1))
+
+    def saturated(self) -> Maps:
+        """The same of the patch's mean nats."""
+        return self.maps(-torch.expm1(-2 * self.capacity.mean(-1)))
+
+    def open(self) -> Maps:
+        """The mask itself, mean over channels."""
+        return self.maps(self.fit.bottleneck("image").lambda_.mean(-1))
 
 
 IDEAS: dict[str, Callable[[Explainer], Maps]] = {
@@ -101,6 +131,9 @@ IDEAS: dict[str, Callable[[Explainer], Maps]] = {
     "beta 1": lambda made: made("beta 1"),
     "square root of nats": lambda made: [np.sqrt(m) for m in made()],
     "channels weighted by gradient": lambda made: made.weighted(),
+    "share of the variance kept, by channel": lambda made: made.kept(),
+    "share of the variance kept, by patch": lambda made: made.saturated(),
+    "mean of the mask": lambda made: made.open(),
 }
 
 

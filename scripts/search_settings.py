@@ -154,10 +154,10 @@ def show(settings: dict[str, Any]) -> str:
 def varied(frame: pd.DataFrame, name: str, values: Sequence[Any], default: dict[str, Any]) -> pd.DataFrame:
     """The rows in which one setting takes its values and all others have the default's."""
     others = [other for other in default if other != name]
-    keep = np.all([frame[other].astype(str) == str(default[other]) for other in others], axis=0)
-    rows = frame[keep].set_index(frame[keep][name].astype(str))
+    keep = np.all([frame[other].map(tick) == tick(default[other]) for other in others], axis=0)
+    rows = frame[keep].set_index(frame[keep][name].map(tick))
     order = list(values) if default[name] in values else sorted([*values, default[name]])
-    return rows.loc[[str(value) for value in order]]
+    return rows.loc[[tick(value) for value in order]]
 
 
 def draw(frame: pd.DataFrame, vary: dict[str, list[Any]], default: dict[str, Any], about: str, path: Path) -> None:
@@ -191,8 +191,7 @@ def draw(frame: pd.DataFrame, vary: dict[str, list[Any]], default: dict[str, Any
 
 def panel(axes: Axes, rows: pd.DataFrame, modality: Modality, name: str, default: Any) -> None:
     """The curves of one setting, bands for their intervals, the default marked."""
-    labels = [tick(value) for value in rows.index]
-    x, at = np.arange(len(rows)), list(rows.index).index(str(default))
+    x, at = np.arange(len(rows)), list(rows.index).index(tick(default))
     axes.axvspan(at - 0.32, at + 0.32, color="#f3ecd8", linewidth=0, zorder=0)
     axes.axhline(float(rows["clean"].mean()), color=COLOURS["through"], linewidth=1, linestyle=(0, (2, 2)), zorder=1)
     for curve in CURVES[modality]:
@@ -200,7 +199,7 @@ def panel(axes: Axes, rows: pd.DataFrame, modality: Modality, name: str, default
         axes.fill_between(x, low, high, color=COLOURS[curve], alpha=0.12, linewidth=0)
         axes.plot(x, y, color=COLOURS[curve], linewidth=1.8, marker="o", markersize=3, zorder=3)
         axes.plot(at, y[at], "o", color=COLOURS[curve], markersize=7, markeredgecolor="white", zorder=4)
-    axes.set_xticks(x, labels)
+    axes.set_xticks(x, list(rows.index))
     axes.set_xlim(-0.5, len(rows) - 0.5)
     axes.set_ylim(-0.03, 1.05)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
@@ -211,8 +210,8 @@ def panel(axes: Axes, rows: pd.DataFrame, modality: Modality, name: str, default
     axes.spines[:].set_visible(False)
 
 
-def tick(value: str) -> str:
-    """A value on an axis: "3.0" as 3, "embeddings" as it fits below a panel."""
+def tick(value: Any) -> str:
+    """A value on an axis: 3.0 and "3.0" as 3, "embeddings" as it fits below a panel."""
     return "emb." if value == "embeddings" else f"{float(value):g}"
 
 
@@ -240,7 +239,7 @@ def results(frame: pd.DataFrame, vary: dict[str, list[Any]], default: dict[str, 
     table = Table("setting", "value", *columns, "s / pair", title="* the default")
     for name, values in vary.items():
         for value, row in varied(frame, name, values, default).iterrows():
-            mark = " *" if str(value) == str(default[name]) else ""
+            mark = " *" if value == tick(default[name]) else ""
             numbers = ["" if np.isnan(row[column]) else f"{row[column]:.2f}" for column in columns]
             table.add_row(name, f"{value}{mark}", *numbers, f"{row['seconds']:.2f}")
         table.add_section()
