@@ -180,7 +180,8 @@ class M2IBCLI(LightningCLI):
 
     def _test_callbacks(self, config: Any) -> list[Callback]:
         metrics = self.config_init["test"]["metrics"]
-        return [ScoreWriter(config["output"], metrics, Protocol(name=config["protocol"]))]
+        # The line first: it ends before the tables are printed.
+        return [*_progress(config), ScoreWriter(config["output"], metrics, Protocol(name=config["protocol"]))]
 
     def _predict_callbacks(self, config: Any) -> list[Callback]:
         said = json.loads(self._parser("predict").dump(config, format="json", skip_none=False, skip_check=True))
@@ -193,7 +194,11 @@ class M2IBCLI(LightningCLI):
             config["part_seconds"],
             config["retry_errors"],
         )
-        return [writer] if config["trainer"]["enable_progress_bar"] is False else [writer, PairProgress()]
+        return [writer, *_progress(config)]
+
+
+def _progress(config: Any) -> list[Callback]:
+    return [] if config["trainer"]["enable_progress_bar"] is False else [PairProgress()]
 
 
 def default_output(verb: str) -> str:

@@ -1,4 +1,4 @@
-"""One line in the terminal while a prediction runs: pairs, pairs per second and the time left."""
+"""One line in the terminal while a prediction or a test runs: pairs, pairs per second and the time left."""
 
 from __future__ import annotations
 
@@ -36,6 +36,13 @@ class PairProgress(ProgressBar):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with what earlier runs have done; show nothing where that is all."""
+        self._open(trainer, "Explaining")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin."""
+        self._open(trainer, "Explaining and scoring")
+
+    def _open(self, trainer: Trainer, doing: str) -> None:
         if not self.enabled:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -46,7 +53,7 @@ class PairProgress(ProgressBar):
         # A file that takes the output gets a line now and then.
         seconds = 0.2 if sys.stderr.isatty() else 10.0
         self.line = tqdm(
-            total=total, initial=there, desc="Explaining ", unit=" pairs", mininterval=seconds, smoothing=0.1,
+            total=total, initial=there, desc=f"{doing} ", unit=" pairs", mininterval=seconds, smoothing=0.1,
             bar_format=LINE if total else None, dynamic_ncols=True,
         )  # fmt: skip
 
@@ -59,18 +66,36 @@ class PairProgress(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        """Count a batch, and what is bad in it."""
+        self.bad += sum(isinstance(result, BadPair) for result in outputs)
+        if self.bad and self.line is not None:
+            self.line.set_postfix_str(f"{self.bad:,} bad", refresh=False)
+        self._count(len(batch) * trainer.world_size)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Sequence[Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
         """Count a batch."""
+        self._count(len(batch))
+
+    def _count(self, count: int) -> None:
         if self.line is None:
             return
-        self.bad += sum(isinstance(result, BadPair) for result in outputs)
-        if self.bad:
-            self.line.set_postfix_str(f"{self.bad:,} bad", refresh=False)
-        count = len(batch) * trainer.world_size
         if self.line.total:
             count = min(count, self.line.total - self.line.n)
         self.line.update(count)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the last line."""
+        self._close()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the last line."""
         self._close()
 

@@ -15,6 +15,8 @@ const orders = {
   disagreement: pair =>
     pair.imageScore === null || pair.textScore === null ? null : Math.abs(pair.imageScore - pair.textScore),
 }
+const metrics = [...new Set(data.pairs.flatMap(pair => Object.keys(pair.metrics)))] // of pairs that were scored
+for (const name of metrics) orders[name] = pair => pair.metrics[name] ?? null
 let shown = data.pairs // filtered and sorted
 let chosen = null
 let down = true
@@ -77,7 +79,7 @@ function row(place) {
   const pair = shown[place]
   const [name, value] = [sort.value, orders[sort.value]]
   const found = element('output', {}, cosine(pair.score))
-  if (value && name !== 'similarity') found.append(element('br'), element('small', {}, `${name} ${cosine(value(pair))}`))
+  if (value && name !== 'similarity') found.append(element('br'), element('small', {}, `${name} ${metrics.includes(name) ? number(value(pair)) : cosine(value(pair))}`))
   const canvas = element('canvas')
   paint(canvas, pair, 60, true)
   const strongest = (pair.words ?? []).reduce((best, word) => (word[1] > best[1] ? word : best), ['', 0])[0]
@@ -156,7 +158,7 @@ function blend(pixels, spread) {
 function show(pair) {
   chosen = pair
   for (const row of list.querySelectorAll('.row')) row.setAttribute('aria-selected', shown[row.dataset.place] === pair)
-  const parts = Object.entries(orders).filter(([, value]) => value && value(pair) !== null)
+  const parts = Object.entries(orders).filter(([name, value]) => value && !metrics.includes(name) && value(pair) !== null)
   const through = [['image', pair.imageScore], ['text', pair.textScore]].filter(([, value]) => value !== null)
   document.getElementById('pair').replaceChildren(
     element('h1', {}, pair.id),
@@ -166,7 +168,7 @@ function show(pair) {
       ...through.map(([name, value]) => `through the ${name}’s bottleneck ${cosine(value)}`),
       pair.end,
     ].filter(Boolean).join(' · ')),
-    pictures(pair), words(pair), ...curves(pair),
+    pictures(pair), words(pair), ...scores(pair), ...curves(pair),
     ...masks(pair),
     element('details', {}, element('summary', { class: 'grey' }, 'settings'),
       element('pre', {}, JSON.stringify(data.settings[pair.settings], null, 1))))
@@ -227,6 +229,13 @@ function words(pair) {
   const rest = pair.special.map(([token, value]) => `${token} ${value}`).join(', ')
   if (rest) made.append(element('br'), element('small', {}, `on no word: ${rest}`))
   return made
+}
+
+function scores(pair) {
+  const known = Object.entries(pair.metrics).filter(([, value]) => value !== null)
+  if (!known.length) return []
+  const made = known.map(([name, value]) => element('span', { class: 'word' }, element('b', {}, number(value)), element('small', {}, name)))
+  return [element('section', {}, element('h2', {}, 'scores'), ...made)]
 }
 
 function curves(pair) {

@@ -62,9 +62,9 @@ def save_gallery(
 
     It lists the pairs, filtered by what is in their texts and ids and sorted by similarity, by drop (the similarity
     minus the lowest that is left through a bottleneck) or by disagreement (how far the similarities through the two
-    bottlenecks lie apart). A click shows a pair's map over the picture, its words, the curves of its fit and, where
-    there are pictures of them, its masks step by step. Maps are kept to 1/255 of their range and pictures at `SIDE`
-    pixels.
+    bottlenecks lie apart), or by any metric where pairs were scored. A click shows a pair's map over the picture, its
+    words, scores, the curves of its fit and, where there are pictures of them, its masks step by step. Maps are kept
+    to 1/255 of their range and pictures at `SIDE` pixels.
 
     Args:
         attributions: A store, or a choice of its attributions.
@@ -87,7 +87,7 @@ def save_gallery(
 
 
 def save_run_gallery(output: str | Path, path: str | Path | None = None) -> Gallery:
-    """Write the gallery of what `m2ib fit` or `m2ib predict` left in its output folder.
+    """Write the gallery of what `m2ib fit`, `predict` or `test` left in its output folder.
 
     Pictures come from where the pairs were read, or are composed again for scenes; the masks step by step from
     `masks`, where `MaskLogger` left them.
@@ -148,6 +148,7 @@ def _pair(
         "truncated": a.truncated,
         "history": {name: [_number(value) for value in values.tolist()] for name, values in a.history.items()},
         "end": f"{a.steps} step{'s' * (a.steps != 1)}, {a.stop_reason.replace('_', ' ')}" if a.steps else "",
+        "metrics": {name: _number(value) for name, value in a.metrics.items()},
         "settings": settings.setdefault(json.dumps(a.settings, sort_keys=True), len(settings)),
         "picture": None if image is None else _picture(image, SIDE),
         "frames": [_picture(Image.open(frame), FRAME) for frame in frames],
@@ -206,7 +207,7 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: What was typed by default.
     """
     parser = argparse.ArgumentParser("python -m m2ib_lightning.report.gallery", description=save_run_gallery.__doc__)
-    parser.add_argument("output", help="folder of a fit or a prediction")
+    parser.add_argument("output", help="folder of a fit, a prediction or a test")
     parser.add_argument("--file", help="gallery.html in that folder by default")
     given = parser.parse_args(arguments)
     try:

@@ -228,7 +228,7 @@ def test_the_command_scores_a_method_beside_random_maps(tmp_path, capsys):
     config = Path(__file__).parents[2] / "configs" / "evaluate.yaml"
     main([
         "test", f"--config={config}", "--model=GradCAM", "--data.scenes=3", "--data.batch_size=2",
-        f"--output={tmp_path}", "--trainer.enable_progress_bar=false",
+        f"--output={tmp_path}",
     ])  # fmt: skip
     frame = pd.read_parquet(tmp_path / "scores.parquet")
     assert list(frame.groupby("method").size().items()) == [("GradCAM", 3), ("random", 3)]
@@ -237,5 +237,6 @@ def test_the_command_scores_a_method_beside_random_maps(tmp_path, capsys):
     for a in AttributionStore(tmp_path / "attributions"):
         assert len(a.metrics) == 15
         np.testing.assert_array_equal(list(a.metrics.values()), own.loc[a.id, list(a.metrics)].tolist())
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
     assert "GradCAM" in out and "image/ConfidenceDrop ↓" in out and "scores.parquet" in out
+    assert "3 of 3 pairs" in err

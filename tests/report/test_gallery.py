@@ -121,6 +121,20 @@ def test_pairs_are_filtered_and_sorted(browser, tmp_path):
     assert browser.run("document.getElementById('count').textContent") == "0 of 4 pairs"
 
 
+def test_pairs_that_were_scored_are_sorted_by_a_metric_and_show_their_scores(browser, tmp_path):
+    metrics = [{"image/PointingGame": 1.0}, {"image/PointingGame": 0.25}, {"image/PointingGame": float("nan")}, {}]
+    pairs = [attribution(f"pair {i}", id=str(i), metrics=found) for i, found in enumerate(metrics)]
+    browser.open(save_gallery(pairs, tmp_path / "page.html").path)
+    sort = "sort.value = 'image/PointingGame'; sort.onchange()"
+    assert say(browser, sort) == ["pair 0", "pair 1", "pair 2", "pair 3"]
+    assert say(browser, "turn.click()")[:2] == ["pair 1", "pair 0"]
+    shown = "document.getElementById('pair').innerText"
+    browser.run("document.querySelectorAll('.row')[0].click()")
+    assert "scores" in browser.run(shown) and "0.25" in browser.run(shown)
+    browser.run("document.querySelectorAll('.row')[3].click()")
+    assert "scores" not in browser.run(shown)
+
+
 def test_a_click_and_a_key_show_a_pair_with_its_words_curves_and_masks(browser, tmp_path):
     frame = tmp_path / "step-0000.png"
     Image.new("RGB", (40, 20), "red").save(frame)
