@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
-Kind = Literal["plain", "two_of_four", "twice", "small", "clutter", "relation"]
+Kind = Literal["plain", "two_of_four", "twice", "small", "clutter", "relation", "attribute"]
 """What a scene is like.
 
 - plain: large objects on a calm background.
@@ -17,6 +17,8 @@ Kind = Literal["plain", "two_of_four", "twice", "small", "clutter", "relation"]
 - clutter: fragments of many colours and shapes that are no objects lie behind the objects.
 - relation: the caption says where the first of two objects is: "a crab left of a strawberry". Both are true, and the
   words of the relation are not.
+- attribute: the first named object is there in two colours, and the caption says which one it means: "a red crab". Only
+  that one is true, and both words are.
 """
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -29,6 +31,9 @@ SMALL = (0.14, 0.22)
 
 FRAGMENTS = 60
 """That clutter is made of."""
+
+COLOURS = {"red": (225, 45, 45), "green": (45, 165, 65), "blue": (50, 90, 225), "yellow": (245, 205, 40)}
+"""That attributes name, RGB."""
 
 
 def scene_counts(kind: Kind, objects: int | None = None, named: int | None = None) -> tuple[int, int]:
@@ -75,3 +80,15 @@ def scatter(image: Image.Image, rng: np.random.Generator) -> None:
             draw.line([tuple(corner) for corner in corners[:2]], fill=colour, width=max(1, size // 48))
         else:
             draw.polygon([tuple(corner) for corner in corners[: 2 + shape]], fill=colour)
+
+
+def tint(drawing: Image.Image, colour: str) -> Image.Image:
+    """An RGBA drawing in shades of one of `COLOURS`: the colour itself where it is of its own median brightness."""
+    alpha, grey = drawing.getchannel("A"), np.asarray(drawing.convert("L"), dtype=int)
+    contrast = 128 + grey - int(np.median(grey[np.asarray(alpha) > 127]))
+    full = np.array(COLOURS[colour])
+    dark, pale = (tuple((full * part + 255 * white).astype(int).tolist()) for part, white in ((0.2, 0), (0.5, 0.5)))
+    shades = Image.fromarray(np.clip(contrast, 0, 255).astype(np.uint8))
+    shaded = ImageOps.colorize(shades, dark, pale, mid=COLOURS[colour])
+    shaded.putalpha(alpha)
+    return shaded

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from m2ib_lightning.data.scene_kinds import SMALL, WIDE, Kind, relation, scatter, scene_counts
+from m2ib_lightning.data.scene_kinds import COLOURS, SMALL, WIDE, Kind, relation, scatter, scene_counts, tint
 
 ARTS = ("noto", "twemoji")
 """The two sets of drawings; every object is in both."""
@@ -44,12 +44,14 @@ class SceneObject(NamedTuple):
         art: The set of drawings that it is from, one of `ARTS`.
         box: (left, top, right, bottom) in pixels, right and bottom exclusive.
         named: Whether the caption names it.
+        colour: That it is tinted in, one of `scene_kinds.COLOURS`; empty if it has its own ones.
     """
 
     name: str
     art: str
     box: tuple[int, int, int, int]
     named: bool
+    colour: str = ""
 
 
 class Scene(NamedTuple):
@@ -57,11 +59,11 @@ class Scene(NamedTuple):
 
     Attributes:
         image: RGB picture of (size, size) pixels.
-        caption: Names every object whose `named` is true, and no other.
+        caption: Names every object whose `named` is true, and no other (its like in another colour, if there is one).
         objects: What is shown, the named ones first and in the order of the caption.
         labels: (size, size) int8, the index into `objects` of the object seen at a pixel, -1 for the background.
-        spans: (start, end) characters of `caption` that name each named object, articles left out; one span for an
-            object that is shown twice.
+        spans: (start, end) characters of `caption` that name each named object, its colour with it where one is said,
+            articles left out; one span for an object that is shown twice.
     """
 
     image: Image.Image
@@ -146,25 +148,39 @@ def make_scene(
         )
     if not isinstance(objects, tuple):
         objects = tuple(object_names()[i] for i in rng.permutation(len(object_names()))[:count])
-    again = objects[:1] if kind == "twice" else ()
     image = _background(rng, size)
     if kind == "clutter":
         scatter(image, rng)
     labels = np.full((size, size), -1, dtype=np.int8)
     shown: list[SceneObject] = []
-    for index, name in enumerate(again + objects):
+    for index, (name, colour, is_named) in enumerate(_cast(objects, named, kind, rng)):
         art = ARTS[rng.integers(len(ARTS))]
         drawing = _vary(name, art, rng, size, SMALL if kind == "small" else WIDE)
+        if colour:
+            drawing = tint(drawing, colour)
         left, top = _place(rng, size, drawing.size, [o.box for o in shown])
         image.paste(drawing, (left, top), drawing)
         opaque = np.asarray(drawing.getchannel("A")) > 127
         view = labels[top : top + drawing.height, left : left + drawing.width]
         view[opaque] = index
         box = (left, top, left + drawing.width, top + drawing.height)
-        shown.append(SceneObject(name, art, box, index < named + len(again)))
+        shown.append(SceneObject(name, art, box, is_named, colour))
     between = relation(shown[0].box, shown[1].box) if kind == "relation" else None
-    caption, spans = make_caption(objects[:named], rng, between)
+    names = dict.fromkeys(f"{item.colour} {item.name}".strip() for item in shown if item.named)
+    caption, spans = make_caption(tuple(names), rng, between)
     return Scene(image, caption, tuple(shown), labels, spans)
+
+
+def _cast(objects: tuple[str, ...], named: int, kind: Kind, rng: np.random.Generator) -> list[tuple[str, str, bool]]:
+    """(name, colour or "" for its own ones, whether it is named) of all that is shown, the named ones first."""
+    cast = [(name, "", index < named) for index, name in enumerate(objects)]
+    if kind == "twice":
+        cast.insert(0, cast[0])
+    if kind == "attribute":
+        said, other = rng.permutation(list(COLOURS))[:2].tolist()
+        cast[0] = (objects[0], said, True)
+        cast.insert(named, (objects[0], other, False))
+    return cast
 
 
 def make_caption(
@@ -173,7 +189,7 @@ def make_caption(
     """A caption in one of many phrasings that names the objects, and the (start, end) characters of each name.
 
     Args:
-        names: Of the objects.
+        names: Of the objects, as they stand behind an article.
         rng: Chooses the phrasing.
         between: Stands before the last name; one of `JOINED` by default.
     """

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2ib_lightning.data.scene_kinds import KINDS, scene_counts
+from m2ib_lightning.data.scene_kinds import COLOURS, KINDS, scene_counts
 from m2ib_lightning.data.scenes import ARTS, Scene, SceneObject, make_caption, make_scene, object_names, sprite
 
 scenes = st.builds(
@@ -32,8 +32,8 @@ KEPT = {
 
 
 def digest(scene: Scene) -> str:
-    """16 digits of a hash over everything that a scene holds."""
-    said = repr((scene.caption, scene.objects, scene.spans))
+    """16 digits of a hash over everything that a scene holds, but for colours that are its objects' own."""
+    said = repr((scene.caption, scene.objects, scene.spans)).replace(", colour=''", "")
     return hashlib.sha256(scene.image.tobytes() + scene.labels.tobytes() + said.encode()).hexdigest()[:16]
 
 
@@ -147,7 +147,7 @@ def test_a_scene_of_any_kind_tells_the_truth(kind):
     for seed in range(20):
         scene = make_scene(seed, kind=kind)
         assert digest(scene) == digest(make_scene(seed, kind=kind))
-        named = [item.name for item in scene.objects if item.named]
+        named = [f"{item.colour} {item.name}".strip() for item in scene.objects if item.named]
         assert [scene.caption[start:end] for start, end in scene.spans] == list(dict.fromkeys(named))
         truth = sum((scene.labels == i).astype(int) for i, item in enumerate(scene.objects) if item.named)
         np.testing.assert_array_equal(scene.mask, truth == 1)
@@ -203,6 +203,24 @@ def test_a_relation_is_true_of_the_picture_and_its_words_are_not_the_truth():
     assert seen == set(apart)
 
 
+@pytest.mark.parametrize("named", [1, 2])
+def test_an_attribute_tells_the_named_object_from_its_like_in_another_colour(named):
+    seen = set()
+    for seed in range(30):
+        scene = make_scene(seed, named=named, kind="attribute")
+        assert [item.named for item in scene.objects] == [True] * named + [False] * (4 - named)
+        assert scene.objects[0].name == scene.objects[named].name
+        colours = [scene.objects[index].colour for index in (0, named)]
+        for index, own in zip((0, named), colours, strict=True):
+            seen_as = np.asarray(scene.image)[scene.labels == index].mean(0)
+            distances = {colour: np.linalg.norm(seen_as - COLOURS[colour]) for colour in COLOURS}
+            assert min(distances, key=distances.get) == own
+        start, end = scene.spans[0]
+        assert scene.caption[start:end] == f"{colours[0]} {scene.objects[0].name}"
+        seen.add(colours[0])
+    assert seen == set(COLOURS)
+
+
 def test_counts_given_by_hand_win_over_those_of_the_kind():
     assert scene_counts("two_of_four") == (4, 2) and scene_counts("two_of_four", 5, 1) == (5, 1)
     assert len(make_scene(0, 5, kind="clutter").objects) == 5
@@ -210,7 +228,7 @@ def test_counts_given_by_hand_win_over_those_of_the_kind():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"kind": "dark"}, "of plain, .*relation but got 'dark'"), ({"kind": "relation", "named": 1}, "but got named=1")],
+    [({"kind": "dark"}, "of plain, .*attribute but got 'dark'"), ({"kind": "relation", "named": 1}, "but got named=1")],
 )
 def test_kinds_that_cannot_be_are_refused(arguments, message):
     with pytest.raises(ValueError, match=f"Expected .*{message}. Remedy: "):
