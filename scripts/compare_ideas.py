@@ -78,14 +78,36 @@ class Explainer:
     @cached_property
     def fit(self) -> MaskFit:
         """The default's masks as they are at the end."""
-        method = self.methods["default"]
-        fit = method.new_fit(method.prepare().preprocess_pairs(self.pairs))
-        optimizer = method.new_optimizer(fit.parameters())
-        for step in range(method.steps):
-            fit(step)["loss/total"].sum().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        return fit
+        return self.fitted("default")[0]
+
+    def fitted(self, *settings: str, start: float | None = None) -> list[MaskFit]:
+        """Fits at their end whose masks are one and the same: all follow the sum of their gradients.
+
+        Args:
+            settings: One fit of each.
+            start: Of the mask's logits; the package's own by default.
+        """
+        methods = [self.methods[setting] for setting in settings]
+        fits = [method.new_fit(method.prepare().preprocess_pairs(self.pairs)) for method in methods]
+        masks = [fit.bottleneck("image").alpha for fit in fits]
+        optimizers = [method.new_optimizer([mask]) for method, mask in zip(methods, masks, strict=True)]
+        for mask in masks:
+            if start is not None:
+                mask.data.fill_(start)
+        for step in range(methods[0].steps):
+            for fit in fits:
+                fit(step)["loss/total"].sum().backward()
+            together = torch.stack([mask.grad for mask in masks]).sum(0)
+            for mask, optimizer in zip(masks, optimizers, strict=True):
+                mask.grad = together.clone()
+                optimizer.step()
+                optimizer.zero_grad()
+        return fits
+
+    def nats(self, *settings: str, start: float | None = None) -> Maps:
+        """Maps of what such masks let through, the mean over the fits."""
+        fits = self.fitted(*settings, start=start)
+        return self.maps(torch.stack([fit.bottleneck("image").capacity().mean(-1) for fit in fits]).mean(0))
 
     @property
     def capacity(self) -> Tensor:
@@ -129,6 +151,10 @@ IDEAS: dict[str, Callable[[Explainer], Maps]] = {
     "mean of blocks 0, 1, 2": lambda made: total(*(share(made(s)) for s in ("block 0", "block 1", "default"))),
     "mean of betas 0.3, 1, 3": lambda made: total(made("beta 0.3"), made("beta 1"), made()),
     "beta 1": lambda made: made("beta 1"),
+    "one mask in blocks 1, 2 and 3": lambda made: made.nats("block 1", "default", "block 3"),
+    "one mask in blocks 0, 1 and 2": lambda made: made.nats("block 0", "block 1", "default"),
+    "masks closed at first": lambda made: made.nats("default", start=-5.0),
+    "masks half open at first": lambda made: made.nats("default", start=0.0),
     "square root of nats": lambda made: [np.sqrt(m) for m in made()],
     "channels weighted by gradient": lambda made: made.weighted(),
     "share of the variance kept, by channel": lambda made: made.kept(),
