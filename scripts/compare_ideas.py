@@ -81,7 +81,7 @@ class Explainer:
         return self.fitted("default")[0]
 
     def fitted(self, *settings: str, start: float | None = None) -> list[MaskFit]:
-        """Fits at their end whose masks are one and the same: all follow the sum of their gradients.
+        """Fits at their end that share one mask, which follows the sum of their losses.
 
         Args:
             settings: One fit of each.
@@ -89,23 +89,21 @@ class Explainer:
         """
         methods = [self.methods[setting] for setting in settings]
         fits = [method.new_fit(method.prepare().preprocess_pairs(self.pairs)) for method in methods]
-        masks = [fit.bottleneck("image").alpha for fit in fits]
-        optimizers = [method.new_optimizer([mask]) for method, mask in zip(methods, masks, strict=True)]
-        for mask in masks:
-            if start is not None:
-                mask.data.fill_(start)
+        mask = fits[0].bottleneck("image").alpha
+        if start is not None:
+            mask.data.fill_(start)
+        for fit in fits[1:]:
+            fit.bottleneck("image").alpha = mask
+        optimizer = methods[0].new_optimizer([mask])
         for step in range(methods[0].steps):
             for fit in fits:
                 fit(step)["loss/total"].sum().backward()
-            together = torch.stack([mask.grad for mask in masks]).sum(0)
-            for mask, optimizer in zip(masks, optimizers, strict=True):
-                mask.grad = together.clone()
-                optimizer.step()
-                optimizer.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
         return fits
 
     def nats(self, *settings: str, start: float | None = None) -> Maps:
-        """Maps of what such masks let through, the mean over the fits."""
+        """Maps of what such a mask lets through, the mean over the fits."""
         fits = self.fitted(*settings, start=start)
         return self.maps(torch.stack([fit.bottleneck("image").capacity().mean(-1) for fit in fits]).mean(0))
 

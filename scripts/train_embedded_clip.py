@@ -21,6 +21,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from m2ib_lightning.data.scenes import make_caption, make_scene, object_names
+from m2ib_lightning.data.scenes import Scene, make_caption, make_scene, object_names
 
 FIRST_TRAINING_SEED = 1_000_000
 """Scenes below it are never trained on."""
@@ -128,13 +129,12 @@ class Scenes(Dataset):
             shown[column], named[column] = True, thing.named
             cover[:, column] = torch.from_numpy((patches == i).mean((1, 3), dtype=np.float32).reshape(-1))
         cover[:, -1] = 1 - cover.sum(1)
-        pixels = torch.from_numpy(np.asarray(scene.image).copy()).permute(2, 0, 1)
-        return Example(pixels, scene.caption, shown, named, cover)
+        return Example(pixels_of(scene), scene.caption, shown, named, cover)
 
 
-def collate(examples: list[Example]) -> tuple[Tensor, list[str], Tensor, Tensor, Tensor]:
-    pixels, captions, shown, named, cover = zip(*examples, strict=True)
-    return torch.stack(pixels), list(captions), torch.stack(shown), torch.stack(named), torch.stack(cover)
+def pixels_of(scene: Scene) -> Tensor:
+    """(3, size, size) uint8"""
+    return torch.from_numpy(np.asarray(scene.image).copy()).permute(2, 0, 1)
 
 
 def normalise(pixels: Tensor) -> Tensor:
@@ -143,11 +143,11 @@ def normalise(pixels: Tensor) -> Tensor:
     return (pixels / 255 - mean[:, None, None]) / std[:, None, None]
 
 
-def name_captions(rng: np.random.Generator | None) -> list[str]:
+def name_captions(names: Sequence[str], rng: np.random.Generator | None) -> list[str]:
     """A caption for each name, in random phrasings or, without a generator, "a photo of a ..."."""
     if rng is not None:
-        return [make_caption((name,), rng)[0] for name in object_names()]
-    return [f"a photo of {'an' if name[0] in 'aeiou' else 'a'} {name}" for name in object_names()]
+        return [make_caption((name,), rng)[0] for name in names]
+    return [f"a photo of {'an' if name[0] in 'aeiou' else 'a'} {name}" for name in names]
 
 
 def multi_positive_loss(logits: Tensor, match: Tensor) -> Tensor:
@@ -179,21 +179,40 @@ class Embedder:
         tokens = self.tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
         return F.normalize(self.model.get_text_features(**tokens).pooler_output.float(), dim=-1)
 
+    def scenes(self, scenes: Sequence[Scene]) -> Tensor:
+        """Unit embeddings (B, WIDTH) of the pictures of scenes."""
+        pixels = torch.stack([pixels_of(scene) for scene in scenes])
+        return torch.cat([self.images(part)[0] for part in pixels.split(100)])
+
+    def contrast(
+        self, images: Tensor, captions: Sequence[str], names: Sequence[str], shown: Tensor, named: Tensor
+    ) -> dict[str, Tensor]:
+        """Losses between pictures and their captions, and between pictures and one caption per name.
+
+        Args:
+            images: (B, WIDTH), unit embeddings.
+            captions: B; each matches every picture that shows all it names.
+            names: N captions; each matches every picture that shows what it names.
+            shown: (B, N) bool, what is in the pictures.
+            named: (B, N) bool, what the captions name.
+        """
+        texts = self.texts([*captions, *names])
+        scale = self.model.logit_scale.exp().clamp(max=50)
+        match = ~(named[None] & ~shown[:, None]).any(-1)
+        to_texts = scale * images @ texts[: len(captions)].T
+        to_names = scale * images @ texts[len(captions) :].T
+        return {
+            "image_to_text": multi_positive_loss(to_texts, match),
+            "text_to_image": multi_positive_loss(to_texts.T, match.T),
+            "image_to_name": multi_positive_loss(to_names, shown),
+            "name_to_image": multi_positive_loss(to_names.T, shown.T),
+        }
+
     def loss(self, batch: tuple, rng: np.random.Generator, patch_weight: float) -> tuple[Tensor, dict[str, float]]:
         pixels, captions, shown, named, cover = batch
         images, patches = self.images(pixels)
-        texts = self.texts(captions + name_captions(rng))
-        scale = self.model.logit_scale.exp().clamp(max=50)
-        match = ~(named[None] & ~shown[:, None]).any(-1)
-        pairs = scale * images @ texts[: len(captions)].T
-        names = scale * images @ texts[len(captions) :].T
-        terms = {
-            "image_to_text": multi_positive_loss(pairs, match),
-            "text_to_image": multi_positive_loss(pairs.T, match.T),
-            "image_to_name": multi_positive_loss(names, shown),
-            "name_to_image": multi_positive_loss(names.T, shown.T),
-            "patches": -(cover * patches.log_softmax(-1)).sum(-1).mean(),
-        }
+        terms = self.contrast(images, captions, name_captions(object_names(), rng), shown, named)
+        terms["patches"] = -(cover * patches.log_softmax(-1)).sum(-1).mean()
         total = sum(terms.values()) - (1 - patch_weight) * terms["patches"]
         return total, {name: term.item() for name, term in terms.items()}
 
@@ -202,17 +221,12 @@ class Embedder:
 def evaluate(embedder: Embedder, count: int = 1000, seed: int = 0) -> dict[str, float]:
     """The three numbers of the model card, over `count` scenes each that start at `seed`."""
     names = {name: i for i, name in enumerate(object_names())}
-    bank = embedder.texts(name_captions(None))
-
-    def embed(scenes: list) -> Tensor:
-        pixels = torch.stack([torch.from_numpy(np.asarray(s.image).copy()).permute(2, 0, 1) for s in scenes])
-        return torch.cat([embedder.images(part)[0] for part in pixels.split(100)])
-
+    bank = embedder.texts(name_captions(object_names(), None))
     one = [make_scene(seed + i, 1, 1, SIZE) for i in range(count)]
     truth = torch.tensor([names[s.objects[0].name] for s in one])
-    first = (embed(one) @ bank.T).argmax(1) == truth
+    first = (embedder.scenes(one) @ bank.T).argmax(1) == truth
     three = [make_scene(seed + count + i, 3, 3, SIZE) for i in range(count)]
-    images = embed(three)
+    images = embedder.scenes(three)
     truth = torch.tensor([[names[o.name] for o in s.objects] for s in three])
     best = (images @ bank.T).topk(3).indices
     recall = (best[:, :, None] == truth[:, None]).any(1)
@@ -261,7 +275,7 @@ def train(embedder: Embedder, folder: Path, scenes: int) -> None:
             optimizer.load_state_dict(saved)
         done = state["step"]
     seen = Scenes(FIRST_TRAINING_SEED + done * BATCH, FIRST_TRAINING_SEED + steps * BATCH)
-    loader = DataLoader(seen, BATCH, num_workers=1, collate_fn=collate, prefetch_factor=8)
+    loader = DataLoader(seen, BATCH, num_workers=1, prefetch_factor=8)
     started, mean = time.monotonic(), {}
     for step, batch in enumerate(loader, start=done):
         for optimizer, base in zip(optimizers, schedulers_base, strict=True):
@@ -296,6 +310,12 @@ def save(path: Path, embedder: Embedder, optimizers: list, step: int) -> None:
     path.with_suffix(".new").rename(path)
 
 
+def load(folder: Path) -> Embedder:
+    """What `export` wrote, in float32."""
+    model = CLIPModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    return Embedder(model, CLIPTokenizer.from_pretrained(folder))
+
+
 def export(embedder: Embedder, folder: Path) -> None:
     """Write the model (float16), its processor and tokenizer as transformers reads them."""
     embedder.model.half().save_pretrained(folder)
@@ -312,8 +332,7 @@ def main() -> None:
     parser.add_argument("--evaluate", action="store_true", help="measure the model in --to and stop")
     arguments = parser.parse_args()
     if arguments.evaluate:
-        model = CLIPModel.from_pretrained(arguments.to, dtype=torch.float32).eval()
-        embedder = Embedder(model, CLIPTokenizer.from_pretrained(arguments.to))
+        embedder = load(arguments.to)
     else:
         torch.manual_seed(0)
         tokenizer = train_tokenizer()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -26,26 +27,23 @@ from train_embedded_clip import (
     Embedder,
     evaluate,
     export,
-    multi_positive_loss,
+    load,
+    name_captions,
+    pixels_of,
 )
-from transformers import CLIPModel, CLIPTokenizer
 
-from m2ib_lightning.data import make_caption, make_scene, object_names
+from m2ib_lightning.data import make_scene, object_names
 from m2ib_lightning.data.scene_kinds import COLOURS
-from m2ib_lightning.data.scenes import Scene, SceneObject
+from m2ib_lightning.data.scenes import SceneObject
 
 TERMS = tuple(f"{colour} {name}".strip() for colour in ("", *COLOURS) for name in object_names())
 """Every name, alone and in every colour."""
 
 
-def terms_of(item: SceneObject) -> set[str]:
-    """What an object may be called."""
-    return {item.name, f"{item.colour} {item.name}".strip()}
-
-
-def has(terms: set[str]) -> Tensor:
-    """(TERMS,) bool"""
-    return torch.tensor([term in terms for term in TERMS])
+def terms_of(objects: Iterable[SceneObject]) -> Tensor:
+    """(TERMS,) bool, what the objects may be called."""
+    fitting = {term for item in objects for term in (item.name, item.called)}
+    return torch.tensor([term in fitting for term in TERMS])
 
 
 class Scenes(Dataset):
@@ -60,42 +58,21 @@ class Scenes(Dataset):
     def __getitem__(self, item: int) -> tuple[Tensor, str, Tensor, Tensor]:
         seed = self.seeds[item]
         scene = make_scene(seed, named=1 + seed // 2 % 2, kind="attribute" if seed % 2 else "plain")
-        shown = set().union(*(terms_of(o) for o in scene.objects))
-        named = set().union(*(terms_of(o) for o in scene.objects if o.named))
-        return pixels_of(scene), scene.caption, has(shown), has(named)
-
-
-def pixels_of(scene: Scene) -> Tensor:
-    return torch.from_numpy(np.asarray(scene.image).copy()).permute(2, 0, 1)
-
-
-def collate(examples: list) -> tuple[Tensor, list[str], Tensor, Tensor]:
-    pixels, captions, shown, named = zip(*examples, strict=True)
-    return torch.stack(pixels), list(captions), torch.stack(shown), torch.stack(named)
+        named = [item for item in scene.objects if item.named]
+        return pixels_of(scene), scene.caption, terms_of(scene.objects), terms_of(named)
 
 
 def loss(embedder: Embedder, batch: tuple[Tensor, list[str], Tensor, Tensor], rng: np.random.Generator) -> Tensor:
     pixels, captions, shown, named = batch
     images, _ = embedder.images(pixels)
-    texts = embedder.texts(captions + [make_caption((term,), rng)[0] for term in TERMS])
-    logits = embedder.model.logit_scale.exp().clamp(max=50) * images @ texts.T
-    pairs, terms = logits.split([len(captions), len(TERMS)], 1)
-    match = ~(named[None] & ~shown[:, None]).any(-1)
-    both = ((pairs, match), (pairs.T, match.T), (terms, shown), (terms.T, shown.T))
-    return sum(multi_positive_loss(values, true) for values, true in both)
-
-
-def embedded() -> Embedder:
-    """The model of the package, ready to be tuned."""
-    model = CLIPModel.from_pretrained(PACKAGED, dtype=torch.float32, attn_implementation="eager")
-    return Embedder(model, CLIPTokenizer.from_pretrained(PACKAGED))
+    return sum(embedder.contrast(images, captions, name_captions(TERMS, rng), shown, named).values())
 
 
 def tune(embedder: Embedder, scenes: int) -> None:
     steps = scenes // BATCH
     optimizer = torch.optim.AdamW(embedder.model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
     first = 2 * FIRST_TRAINING_SEED  # the embedded model has read fewer than a million
-    loader = DataLoader(Scenes(first, first + steps * BATCH), BATCH, num_workers=1, collate_fn=collate)
+    loader = DataLoader(Scenes(first, first + steps * BATCH), BATCH, num_workers=1)
     started, mean = time.monotonic(), None
     for step, batch in enumerate(loader):
         optimizer.param_groups[0]["lr"] = 1e-3 * min((step + 1) / 100, 1 - step / steps)
@@ -113,14 +90,12 @@ def tune(embedder: Embedder, scenes: int) -> None:
 @torch.no_grad()
 def colours_known(embedder: Embedder, count: int = 1000) -> float:
     """Share of `count` scenes, not trained on, where the colours of the name that is there twice are its first two."""
-    right = 0
-    for seed in range(count):
-        scene = make_scene(seed, kind="attribute")
-        image, _ = embedder.images(pixels_of(scene)[None])
-        texts = embedder.texts([f"a photo of a {colour} {scene.objects[0].name}" for colour in COLOURS])
-        best = (texts @ image[0]).topk(2).indices.tolist()
-        right += {list(COLOURS)[i] for i in best} == {item.colour for item in scene.objects[:2]}
-    return right / count
+    scenes = [make_scene(seed, kind="attribute") for seed in range(count)]
+    choices = [f"{colour} {scene.objects[0].name}" for scene in scenes for colour in COLOURS]
+    texts = embedder.texts(name_captions(choices, None)).unflatten(0, (count, len(COLOURS)))
+    best = torch.einsum("scd,sd->sc", texts, embedder.scenes(scenes)).topk(2).indices
+    there = torch.tensor([[list(COLOURS).index(item.colour) for item in scene.objects[:2]] for scene in scenes])
+    return (best.sort(1).values == there.sort(1).values).all(1).float().mean().item()
 
 
 def main() -> None:
@@ -129,10 +104,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("outputs/colour_clip"), help="where the model is written")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    embedder = embedded()
+    embedder = load(PACKAGED)
     print(f"colours known before: {100 * colours_known(embedder):.1f} % (chance 16.7 %)", flush=True)
     tune(embedder, arguments.scenes)
-    embedder.model.eval()
     export(embedder, arguments.folder)
     for name, value in {"colours known": colours_known(embedder), **evaluate(embedder)}.items():
         print(f"{name}: {100 * value:.1f} %")

@@ -86,9 +86,8 @@ def tint(drawing: Image.Image, colour: str) -> Image.Image:
     """An RGBA drawing in shades of one of `COLOURS`: the colour itself where it is of its own median brightness."""
     alpha, grey = drawing.getchannel("A"), np.asarray(drawing.convert("L"), dtype=int)
     contrast = 128 + grey - int(np.median(grey[np.asarray(alpha) > 127]))
-    full = np.array(COLOURS[colour])
-    dark, pale = (tuple((full * part + 255 * white).astype(int).tolist()) for part, white in ((0.2, 0), (0.5, 0.5)))
-    shades = Image.fromarray(np.clip(contrast, 0, 255).astype(np.uint8))
-    shaded = ImageOps.colorize(shades, dark, pale, mid=COLOURS[colour])
+    shades, full = Image.fromarray(np.clip(contrast, 0, 255).astype(np.uint8)), COLOURS[colour]
+    dark, pale = tuple(v // 5 for v in full), tuple((v + 255) // 2 for v in full)
+    shaded = ImageOps.colorize(shades, dark, pale, mid=full)
     shaded.putalpha(alpha)
     return shaded

@@ -53,6 +53,11 @@ class SceneObject(NamedTuple):
     named: bool
     colour: str = ""
 
+    @property
+    def called(self) -> str:
+        """What a caption calls it, without an article: the colour that it is tinted in, if any, and the name."""
+        return f"{self.colour} {self.name}".strip()
+
 
 class Scene(NamedTuple):
     """A picture, its caption and the truth about both.
@@ -166,7 +171,7 @@ def make_scene(
         box = (left, top, left + drawing.width, top + drawing.height)
         shown.append(SceneObject(name, art, box, is_named, colour))
     between = relation(shown[0].box, shown[1].box) if kind == "relation" else None
-    names = dict.fromkeys(f"{item.colour} {item.name}".strip() for item in shown if item.named)
+    names = dict.fromkeys(item.called for item in shown if item.named)
     caption, spans = make_caption(tuple(names), rng, between)
     return Scene(image, caption, tuple(shown), labels, spans)
 

@@ -147,7 +147,7 @@ def test_a_scene_of_any_kind_tells_the_truth(kind):
     for seed in range(20):
         scene = make_scene(seed, kind=kind)
         assert digest(scene) == digest(make_scene(seed, kind=kind))
-        named = [f"{item.colour} {item.name}".strip() for item in scene.objects if item.named]
+        named = [item.called for item in scene.objects if item.named]
         assert [scene.caption[start:end] for start, end in scene.spans] == list(dict.fromkeys(named))
         truth = sum((scene.labels == i).astype(int) for i, item in enumerate(scene.objects) if item.named)
         np.testing.assert_array_equal(scene.mask, truth == 1)

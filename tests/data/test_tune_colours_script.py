@@ -1,7 +1,9 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from m2ib_lightning.data import make_scene
 
@@ -31,18 +33,18 @@ def test_a_caption_with_a_colour_matches_that_colour_only(script):
 
 def test_the_embedded_model_knows_no_colours_and_a_few_steps_lower_the_loss(script):
     torch.manual_seed(0)
-    embedder = script.embedded()
+    embedder = script.load(script.PACKAGED)
     assert script.colours_known(embedder, 60) < 0.4
-    batch = script.collate([script.Scenes(2_000_000, 2_000_032)[i] for i in range(32)])
+    (batch,) = DataLoader(script.Scenes(2_000_000, 2_000_032), 32)
 
     def loss():
         with torch.no_grad():
-            return script.loss(embedder, batch, script.np.random.default_rng(0)).item()
+            return script.loss(embedder, batch, np.random.default_rng(0)).item()
 
     before = loss()
     optimizer = torch.optim.AdamW(embedder.model.parameters(), lr=1e-3)
     for _ in range(3):
-        script.loss(embedder, batch, script.np.random.default_rng(0)).backward()
+        script.loss(embedder, batch, np.random.default_rng(0)).backward()
         optimizer.step()
         optimizer.zero_grad()
     assert loss() < 0.9 * before
