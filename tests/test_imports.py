@@ -70,7 +70,7 @@ def test_losses_and_metrics_never_see_a_model(piece):
 
 
 def test_importing_the_package_imports_no_slow_library_that_lightning_does_not():
-    slow = "('wandb', 'captum', 'datasets', 'matplotlib.figure', 'transformers', 'pandas', 'pyarrow', 'rich.table')"
+    slow = "('wandb', 'datasets', 'matplotlib.figure', 'transformers', 'pandas', 'pyarrow', 'rich.table')"
     code = (
         f"import sys, torch, lightning.pytorch; before = {{m for m in {slow} if m in sys.modules}}; "
         f"import m2ib_lightning; print(sorted({{m for m in {slow} if m in sys.modules}} - before))"

@@ -116,9 +116,11 @@ class Objective:
         cell = self.inputs.shape[-2] * self.inputs.shape[-1] / math.prod(self.grid)
         return F.adaptive_avg_pool2d(values.sum(-3), self.grid) * cell
 
-    def by_captum(self, inputs: Tensor) -> Tensor:
-        """(K * B,) similarities of inputs (K * B, ...), samples before pairs: a forward function for Captum."""
-        return self(inputs.unflatten(0, (-1, len(self.inputs)))).flatten()
+    def gradient(self, inputs: Tensor) -> Tensor:
+        """Gradients of the similarities (K, B) in their own inputs, of the same shape (K, B, ...) as these."""
+        inputs = inputs.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(self(inputs).sum(), inputs)
+        return gradient
 
 
 def objectives(backbone: Backbone, batch: PairBatch) -> dict[Modality, Objective]:

@@ -13,12 +13,11 @@ from m2ib_lightning.bottleneck import NoiseBank
 from m2ib_lightning.methods.base import MODALITIES, check_at_least
 from m2ib_lightning.methods.baseline import Baseline
 from m2ib_lightning.methods.objective import Objective
-from m2ib_lightning.methods.with_captum import captum_method
 from m2ib_lightning.types import Modality
 
 
 class SmoothGrad(Baseline):
-    """Mean of |d cos / d x| at x + s * (max x - min x) * eps, by Captum's saliency.
+    """Mean of |d cos / d x| at x + s * (max x - min x) * eps, with eps from N(0, 1).
 
     The noise comes from a bank that all pairs share, so that a map does not depend on the batch.
 
@@ -63,13 +62,13 @@ class SmoothGrad(Baseline):
 
     def relevance(self, objective: Objective) -> Tensor:
         """Mean absolute gradients."""
-        inputs, saliency = objective.inputs, captum_method("Saliency")(objective.by_captum)
+        inputs = objective.inputs
         shown = torch.ones_like(inputs, dtype=torch.bool) if objective.grid else objective.hidden.valid[..., None]
         high = inputs.masked_fill(~shown, -torch.inf).flatten(1).amax(1)
         low = inputs.masked_fill(~shown, torch.inf).flatten(1).amin(1)
         width = self.spread * (high - low).view(-1, *[1] * (inputs.ndim - 1))
         total = torch.zeros_like(inputs)
         for sample in range(self.samples):
-            noisy = (inputs + width * self.noise_of(objective, sample)).requires_grad_()
-            total += saliency.attribute(noisy, abs=True)
+            noisy = inputs + width * self.noise_of(objective, sample)
+            total += objective.gradient(noisy[None])[0].abs()
         return objective.input_map(total / self.samples)

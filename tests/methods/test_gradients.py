@@ -50,7 +50,7 @@ def test_integrated_gradients_sum_to_the_fall_of_the_cosine(backbone, library, p
             f = library.cosine(modality, batch)
             found = result.image_map if modality == "image" else result.text_map
             # The cosine turns sharply near the start: 100 points leave a few hundredths.
-            assert float(found.sum()) == pytest.approx(float(f(x) - f(start)), abs=0.05)
+            assert float(found.sum()) == pytest.approx(float((f(x) - f(start)).detach()), abs=0.05)
 
 
 def test_smooth_grad_is_the_mean_of_saliency_at_noisy_inputs(backbone, library, pairs):
