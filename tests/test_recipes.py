@@ -1,34 +1,48 @@
-"""What the README tells a reader to type for a piece of their own works as it stands there."""
+"""What the pages tell a reader to write in Python and YAML works as it stands there."""
 
-import re
+import functools
 import subprocess
 import sys
-from pathlib import Path
+from dataclasses import replace
+from typing import Any
 
 import torch
 
-from m2ib_lightning import AttributionStore, PairDataModule, explain, load_backbone
+from m2ib_lightning import AttributionStore, explain, load_backbone, suggest_settings
 from m2ib_lightning.backbones.huggingface import HuggingFaceBackbone
 from m2ib_lightning.data import make_scene
-from m2ib_lightning.evaluation import compare
-from m2ib_lightning.methods import RandomMap
-from m2ib_lightning.metrics import PairMetric
-
-README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+from tests.pages import PAGES, block, blocks, name
 
 # As the installed `m2ib` starts: the folder of the script is on the path, that of the call is not.
 M2IB = "import sys; sys.path.remove(''); from m2ib_lightning.cli import main; main()"
 
 
-def block(kind: str, holding: str) -> str:
-    """The one block of code of the README that holds something."""
-    (found,) = (code for code in re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL) if holding in code)
-    return found
+RECIPES = {
+    "class FewTokens": "m2ib_lightning/losses/README.md",
+    "class Brightness": "m2ib_lightning/methods/README.md",
+    "class CoveredShare": "m2ib_lightning/metrics/README.md",
+    "m2ib.evaluation.compare": "m2ib_lightning/metrics/README.md",
+    "class MyBackbone": "m2ib_lightning/backbones/README.md",
+    "AttributionStore": "m2ib_lightning/store/README.md",
+    "suggest_settings": "m2ib_lightning/evaluation/README.md",
+}
+"""What is run here, by what its block of code holds."""
 
 
-def test_the_loss_term_of_the_readme_reaches_the_command_by_its_class_path(tmp_path):
-    (tmp_path / "my_terms.py").write_text(block("python", "class FewTokens"))
-    (tmp_path / "run.yaml").write_text(block("yaml", "my_terms.FewTokens"))
+def recipe(holding: str) -> str:
+    """A block of Python from its page."""
+    return block(RECIPES[holding], "python", holding)
+
+
+def test_every_block_of_python_of_a_page_is_run_here_or_as_a_doctest():
+    for page in PAGES:
+        for code in blocks(page, "python"):
+            assert ">>> " in code or [RECIPES[holding] for holding in RECIPES if holding in code] == [name(page)], code
+
+
+def test_the_loss_term_of_its_page_reaches_the_command_by_its_class_path(tmp_path):
+    (tmp_path / "my_terms.py").write_text(recipe("class FewTokens"))
+    (tmp_path / "run.yaml").write_text(block(RECIPES["class FewTokens"], "yaml", "my_terms.FewTokens"))
     fast = ["--data.scenes=1", "--model.noise_samples=2", "--trainer.enable_progress_bar=false", "--output=out"]
     command = [sys.executable, "-c", M2IB, "fit", "--config=run.yaml", *fast]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
@@ -38,8 +52,8 @@ def test_the_loss_term_of_the_readme_reaches_the_command_by_its_class_path(tmp_p
     assert result.history["image/fewtokens"][-1] < 0.2 * result.history["image/fewtokens"][0]
 
 
-def test_the_method_of_the_readme_reaches_the_command_by_its_class_path(tmp_path):
-    (tmp_path / "my_methods.py").write_text(block("python", "class Brightness"))
+def test_the_method_of_its_page_reaches_the_command_by_its_class_path(tmp_path):
+    (tmp_path / "my_methods.py").write_text(recipe("class Brightness"))
     command = [
         sys.executable,
         "-c",
@@ -56,18 +70,37 @@ def test_the_method_of_the_readme_reaches_the_command_by_its_class_path(tmp_path
     assert results[0].image_map.std() > 0 and set(results[0].text_map) == {1.0}
 
 
-def test_the_metric_of_the_readme_is_measured(tmp_path):
-    names: dict[str, type[PairMetric]] = {}
-    exec(block("python", "class CoveredShare"), names)
-    data = PairDataModule(scenes=2)
-    found = compare({"random": RandomMap("embedded")}, data, tmp_path, metrics=[names["CoveredShare"]()])
-    values = found.frame["image/CoveredShare"]
-    assert len(values) == 2 and values.between(0.05, 0.95).all()
+def test_the_metric_of_its_page_is_measured_by_what_follows_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(recipe("class CoveredShare"), names)
+    exec(recipe("m2ib.evaluation.compare").replace("scenes=20", "scenes=2"), names)
+    found = names["found"].frame
+    assert len(found) == 4 and found["image/CoveredShare"].between(0.05, 0.95).all()
 
 
-def test_the_backbone_of_the_readme_reads_a_model_as_the_package_does():
+def test_a_store_is_read_as_its_page_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_scene(7).image.save("cat-7.png")
+    found = explain("cat-7.png", "a cat", method="randommap", modalities=["image"])
+    AttributionStore("runs/pairs/attributions").append([replace(a, id="cat-7") for a in found])
+    names: dict[str, Any] = {}
+    exec(recipe("AttributionStore"), names)
+    assert len(names["store"]) == 1
+
+
+def test_settings_are_suggested_as_their_page_says(capsys):
+    quick = functools.partial(suggest_settings, layers={"image": [2], "text": ["embeddings"]}, betas=[0.1, 3], steps=2)
+    exec(
+        recipe("suggest_settings").replace("m2ib.suggest_settings", "quick"),
+        names := {"images": [make_scene(0).image], "texts": ["a cat"], "backbone": "embedded", "quick": quick},
+    )
+    assert names["results"][0].settings["image_layer"] == 2 and "image" in capsys.readouterr().out
+
+
+def test_the_backbone_of_its_page_reads_a_model_as_the_package_does():
     names: dict[str, type[HuggingFaceBackbone]] = {}
-    exec(block("python", "class MyBackbone"), names)
+    exec(recipe("class MyBackbone"), names)
     ours = load_backbone("embedded")
     assert isinstance(ours, HuggingFaceBackbone)
     mine = names["MyBackbone"](ours.model, ours.processor, "mine")

@@ -1,0 +1,65 @@
+"""What the pages say can be followed and typed: every link leads somewhere, every command is understood."""
+
+import re
+
+import pytest
+
+from m2ib_lightning import cli
+from tests.pages import PAGES, ROOT, anchors, block, blocks, commands, links, name
+
+TYPED = list(dict.fromkeys(tuple(words) for page in PAGES for words in commands(page)))
+OURS = [words for words in TYPED if "m2ib" in words or "m2ib_lightning" in words]
+SCRIPTS = [words for words in TYPED if any(word.startswith("scripts/") for word in words)]
+
+
+class Understood(BaseException):
+    """Raised where a command that was understood would start its work."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_of_a_page_leads_somewhere(page):
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        if link.startswith("https://"):
+            continue
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert target.resolve().is_relative_to(ROOT), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_the_readme_is_short_and_leads_to_every_page():
+    readme = ROOT / "README.md"
+    assert len(readme.read_text("utf-8").splitlines()) <= 200
+    led_to = {(ROOT / link.partition("#")[0]).resolve() for link in links(readme)}
+    beside = {page for page in PAGES if page.parent.parent.name == "m2ib_lightning"}
+    assert beside | {ROOT / "scripts" / "README.md"} <= led_to
+
+
+@pytest.mark.parametrize("words", OURS, ids=" ".join)
+def test_every_command_of_a_page_is_understood(words, tmp_path, monkeypatch):
+    def understood(self):
+        raise Understood
+
+    monkeypatch.setattr(cli.M2IBCLI, "instantiate_classes", understood)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for code in (code for other in PAGES for code in blocks(other, "python")):
+        for file in re.findall(r"# (my_\w+\.py)$", code, re.MULTILINE):
+            (tmp_path / file).write_text(code)
+    (tmp_path / "few_tokens.yaml").write_text(block("m2ib_lightning/losses/README.md", "yaml", "my_terms.FewTokens"))
+    (tmp_path / "OUTPUT").mkdir()
+    (tmp_path / "OUTPUT" / "config.yaml").write_text("data:\n  scenes: 4\n")
+    start = words.index("m2ib" if "m2ib" in words else "m2ib_lightning")
+    with pytest.raises((Understood, SystemExit)) as end:
+        cli.main(words[start + 1 :])
+    assert end.type is Understood or end.value.code == 0
+
+
+@pytest.mark.parametrize("words", SCRIPTS, ids=" ".join)
+def test_every_script_of_a_page_exists_and_knows_its_options(words):
+    (script,) = (word for word in words if word.startswith("scripts/"))
+    source = (ROOT / script).read_text("utf-8")
+    for option in (word.partition("=")[0] for word in words if word.startswith("--")):
+        assert f'"{option}"' in source, option
