@@ -16,7 +16,7 @@ from m2ib_lightning.store.lock import FolderLock
 from m2ib_lightning.store.resume import check_same, differences
 from m2ib_lightning.store.writer import PartWriter
 from m2ib_lightning.types import BadPair
-from tests.test_attribution import assert_equal, attribution
+from tests.made import assert_equal, attribution
 
 BAD = BadPair("bad", "a cat", "cat.png", "Expected an image but cat.png is cut short. Remedy: fetch it again.")
 MADE = Provenance("embedded", "abc", {"model": {"image_beta": 3.0}})
