@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -106,7 +107,8 @@ class InformationBottleneck(nn.Module):
         is_open, held = hidden.valid.clone(), None
         if hidden.read is not None and read_out != "bottleneck":
             rows = torch.arange(len(states), device=states.device)
-            held = prior.read_mean.expand(len(states), -1) if read_out == "mean" else states[rows, hidden.read]
+            mean = repeat(prior.read_mean, "d -> b d", b=len(states))
+            held = mean if read_out == "mean" else states[rows, hidden.read]
             is_open[rows, hidden.read] = False
         self.read = hidden.read
         for name, value in (
@@ -133,7 +135,7 @@ class InformationBottleneck(nn.Module):
 
     def capacity(self) -> Tensor:
         """(B, L, D) nats, 0 for tokens that are not masked."""
-        return gaussian_capacity(self.x, self.alpha) * self.open[..., None]
+        return gaussian_capacity(self.x, self.alpha) * rearrange(self.open, "b l -> b l 1")
 
     def forward(self, noise: Tensor, lambda_: Tensor | None = None) -> Tensor:
         """Hidden states with noise through the masks.
@@ -145,7 +147,7 @@ class InformationBottleneck(nn.Module):
         Returns:
             (K, B, L, D).
         """
-        noise = noise[:, None, : self.x.shape[1]]
+        noise = rearrange(noise[:, : self.x.shape[1]], "k l d -> k 1 l d")
         z = self.mean + self.std * torch.lerp(noise, self.x, self.lambda_ if lambda_ is None else lambda_)
         if self.held is not None and self.read is not None:
             z[:, torch.arange(z.shape[1], device=z.device), self.read] = self.held

@@ -95,11 +95,13 @@ class Explainer:
         for fit in fits[1:]:
             fit.bottleneck("image").alpha = mask
         optimizer = methods[0].new_optimizer([mask])
-        for step in range(methods[0].steps):
+        for _ in range(methods[0].steps):
             for fit in fits:
-                fit(step)["loss/total"].sum().backward()
+                fit.accumulate()
             optimizer.step()
             optimizer.zero_grad()
+            for fit in fits:
+                fit.hold_stopped()
         return fits
 
     def nats(self, *settings: str, start: float | None = None) -> Maps:

@@ -125,7 +125,10 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _has_onednn(dtype: torch.dtype, x: Tensor) -> bool:
-    return x.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available()
+    if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    # Processors without AVX-512 have no such product in bfloat16.
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _precision(x: Tensor) -> torch.dtype:

@@ -8,7 +8,6 @@ tokens says most precisely what the model needs.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from einops import reduce
 from PIL import Image
 from torch import Tensor
 
@@ -85,32 +85,24 @@ def measure_curves(
     layer = method.towers[modality].layer
     found: dict[float, list[np.ndarray]] = {beta: [] for beta in betas}
     for batch in batches:
-        fresh = method.new_fit(batch)
+        fit = method.new_fit(batch)
         for beta in betas:
-            found[beta].append(_run(method, _copy(fresh, modality, beta), modality))
+            fit.restart()
+            fit.towers[modality] = fit.towers[modality]._replace(beta=beta)
+            found[beta].append(_run(method, fit, modality))
     means = {beta: np.concatenate(rows).mean(0).tolist() for beta, rows in found.items()}
     return [CurvePoint(modality, layer, beta, *means[beta]) for beta in betas]
-
-
-def _copy(fresh: MaskFit, modality: Modality, beta: float) -> MaskFit:
-    """The same fit before its first step, with another beta; model and pairs are shared."""
-    fit = copy.deepcopy(fresh, {id(shared): shared for shared in (fresh.setting, fresh.batch)})
-    tower = fresh.setting.towers[modality]._replace(beta=beta)
-    fit.setting = fresh.setting._replace(towers={modality: tower})
-    return fit
 
 
 def _run(method: M2IB, fit: MaskFit, modality: Modality) -> np.ndarray:
     """(B, 4): nats, tokens, relevance and clean cosine of each pair at the end of its fit."""
     optimizer = method.new_optimizer(fit.parameters())
-    for step in range(method.steps):
-        fit(step)["loss/total"].sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        fit.hold_stopped()
-    per_token = fit.bottleneck(modality).capacity().detach().sum(-1)
+    for _ in range(method.steps):
+        fit.step(optimizer)
+    per_token = reduce(fit.bottleneck(modality).capacity().detach(), "b l d -> b l", "sum")
     content = per_token * ~fit.hidden[modality].special
-    columns = (per_token.sum(1), gathered_on(content), fit.history[-1][f"{modality}/relevance"], fit.score)
+    nats = reduce(per_token, "b l -> b", "sum")
+    columns = (nats, gathered_on(content), fit.history[-1][f"{modality}/relevance"], fit.score)
     return np.stack([column.float().cpu().numpy() for column in columns], 1)
 
 

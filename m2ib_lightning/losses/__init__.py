@@ -2,7 +2,7 @@
 
 from m2ib_lightning.losses.adaptive_compression import AdaptiveCompression
 from m2ib_lightning.losses.agreement import Agreement, agreement
-from m2ib_lightning.losses.base import Bottlenecked, Embed, JointTerm, LossTerm, Past
+from m2ib_lightning.losses.base import Bottlenecked, Embed, JointTerm, LossTerm, MovingTerm, Past
 from m2ib_lightning.losses.compression import Compression, compression
 from m2ib_lightning.losses.contrastive_relevance import ContrastiveRelevance, contrastive_relevance
 from m2ib_lightning.losses.relevance import Relevance, relevance
@@ -19,6 +19,7 @@ __all__ = [
     "Embed",
     "JointTerm",
     "LossTerm",
+    "MovingTerm",
     "Past",
     "Relevance",
     "ScheduledCompression",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
+from einops import reduce
 from torch import Tensor
 
-from m2ib_lightning.losses.base import Past
+from m2ib_lightning.losses.base import MovingTerm, Past
 from m2ib_lightning.losses.compression import Compression
 
 
-class AdaptiveCompression(Compression):
+class AdaptiveCompression(MovingTerm, Compression):
     """`compression`, as strong as a pair affords while `keep` of its similarity is left.
 
     beta_t = beta exp(rate sum_{s<t} (r_s - keep r_0)) with r_s the pair's relevance at step s; r_0 is what the open
@@ -29,7 +30,6 @@ class AdaptiveCompression(Compression):
     """
 
     name = "compression"
-    weight_moves = True
 
     def __init__(self, keep: float = 0.9, rate: float = 1.0, weight: float = 1.0) -> None:
         super().__init__(weight)
@@ -39,16 +39,16 @@ class AdaptiveCompression(Compression):
             )
         self.keep, self.rate = keep, rate
 
-    def weight_at(self, beta: float, past: Past = ()) -> float | Tensor:
-        """`weight` times the beta that each pair has got to, (B,); beta at the first step.
+    def factor(self, past: Past) -> float | Tensor:
+        """What each pair's beta has been multiplied by so far, (B,); 1 at the first step.
 
         Raises:
             ValueError: The fit has no term named "relevance".
         """
         if not past:
-            return self.weight * beta
+            return 1.0
         if "relevance" not in past[0]:
             raise ValueError("Expected a term named 'relevance' in the fit. Remedy: add Relevance to `loss_terms`.")
         relevance = torch.stack([step["relevance"] for step in past])  # (steps, B)
-        surplus = (relevance - self.keep * relevance[0]).sum(0)
-        return self.weight * beta * torch.exp(self.rate * surplus)
+        surplus = reduce(relevance - self.keep * relevance[0], "steps b -> b", "sum")
+        return torch.exp(self.rate * surplus)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from einops import reduce
 from torch import Tensor
 from torch.nn import functional as F
 
-from m2ib_lightning.losses.base import Bottlenecked, JointTerm, Past
+from m2ib_lightning.losses.base import Bottlenecked, JointTerm
 
 
 def agreement(image: Tensor, text: Tensor) -> Tensor:
@@ -21,15 +22,13 @@ def agreement(image: Tensor, text: Tensor) -> Tensor:
     Returns:
         (B,) in [-1, 1].
     """
-    return F.cosine_similarity(image.float(), text.float(), dim=-1).mean(0)
+    return reduce(F.cosine_similarity(image.float(), text.float(), dim=-1), "k b -> b", "mean")
 
 
 class Agreement(JointTerm):
-    """`agreement`, which is maximised: its weight in the total is negative."""
+    """`agreement`, which is maximised."""
 
-    def weight_at(self, beta: float, past: Past = ()) -> float:
-        """Minus `weight`."""
-        return -self.weight
+    maximised = True
 
     def forward(self, image: Bottlenecked, text: Bottlenecked) -> Tensor:
         """Cosine similarity of what comes through both bottlenecks, (B,)."""

@@ -52,18 +52,21 @@ class LossTerm(nn.Module):
     in one file, named by `class_path` in the configuration.
 
     Args:
-        weight: What it is multiplied by in the total.
+        weight: What the term is multiplied by in the total.
     """
 
     name: str
-    """How it is logged; the class's name in lower case unless given."""
+    """How the term is logged; the class's name in lower case unless given."""
 
-    weight_moves: bool = False
-    """Whether its weight changes during a fit; it then sees the past, and the weight is logged as `<name>_weight`."""
+    maximised: bool = False
+    """Whether more of it is better: it is then taken off the total instead of added."""
+
+    weighed_by_beta: bool = False
+    """Whether the tower's beta, the price of compression against similarity, multiplies it as well."""
 
     forward: Callable[..., Tensor]
-    """Of a `Bottlenecked`, the value per pair, (B,), to be minimised. Where it depends on the noise it is a mean over
-    the samples, since they may come in several parts."""
+    """Of a `Bottlenecked`, the value per pair, (B,). Where it depends on the noise it is a mean over the samples, since
+    they may come in several parts."""
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
@@ -75,16 +78,7 @@ class LossTerm(nn.Module):
             cls.name = cls.__name__.lower()
 
     def prepare(self, embed: Embed) -> None:
-        """Called once, before the first fit, for terms that compare with captions or pictures of their own."""
-
-    def weight_at(self, beta: float, past: Past = ()) -> float | Tensor:
-        """Weight in the total, one for all pairs or (B,).
-
-        Args:
-            beta: The method's trade-off for the tower; 1 for a joint term.
-            past: Of a term whose weight moves: what the tower's terms were at the steps made so far.
-        """
-        return self.weight
+        """Get ready, once before the first fit; for terms that compare with captions or pictures of their own."""
 
 
 class JointTerm(LossTerm):
@@ -92,3 +86,15 @@ class JointTerm(LossTerm):
 
     It is counted once for a pair and logged as `joint/<name>`. Both modalities must be explained.
     """
+
+
+class MovingTerm(LossTerm):
+    """A term whose weight changes from step to step. The weight is logged as `<modality>/<name>_weight`."""
+
+    def factor(self, past: Past) -> float | Tensor:
+        """What the weight is multiplied by at this step, one number for all pairs or (B,).
+
+        Args:
+            past: What the terms of the same tower were at the steps made so far.
+        """
+        raise NotImplementedError

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from einops import rearrange, reduce
 from torch import Tensor
 
-from m2ib_lightning.losses.base import Bottlenecked, LossTerm, Past
+from m2ib_lightning.losses.base import Bottlenecked, LossTerm
 
 
 def compression(capacity: Tensor, is_open: Tensor) -> Tensor:
@@ -17,16 +18,14 @@ def compression(capacity: Tensor, is_open: Tensor) -> Tensor:
     Returns:
         (B,) nats per token and channel, >= 0.
     """
-    per_token = (capacity * is_open[..., None]).sum((1, 2))
-    return per_token / (is_open.sum(1).clamp(min=1) * capacity.shape[2])
+    counted = reduce(capacity * rearrange(is_open, "b l -> b l 1"), "b l d -> b", "sum")
+    return counted / (is_open.sum(1).clamp(min=1) * capacity.shape[2])
 
 
 class Compression(LossTerm):
-    """`compression`, weighted by the tower's beta."""
+    """`compression`, weighed by the tower's beta: what a nat costs against similarity."""
 
-    def weight_at(self, beta: float, past: Past = ()) -> float | Tensor:
-        """`weight` times beta: what a nat costs against similarity."""
-        return self.weight * beta
+    weighed_by_beta = True
 
     def forward(self, tower: Bottlenecked) -> Tensor:
         """Mean capacity, (B,)."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from einops import reduce
 from torch import Tensor
 from torch.nn import functional as F
 
-from m2ib_lightning.losses.base import Bottlenecked, LossTerm, Past
+from m2ib_lightning.losses.base import Bottlenecked, LossTerm
 
 
 def relevance(embedding: Tensor, other: Tensor) -> Tensor:
@@ -18,15 +19,13 @@ def relevance(embedding: Tensor, other: Tensor) -> Tensor:
     Returns:
         (B,) in [-1, 1].
     """
-    return F.cosine_similarity(embedding.float(), other.float()[None], dim=-1).mean(0)
+    return reduce(F.cosine_similarity(embedding.float(), other.float(), dim=-1), "k b -> b", "mean")
 
 
 class Relevance(LossTerm):
-    """`relevance`, which is maximised: its weight in the total is negative."""
+    """`relevance`, which is maximised."""
 
-    def weight_at(self, beta: float, past: Past = ()) -> float:
-        """Minus `weight`."""
-        return -self.weight
+    maximised = True
 
     def forward(self, tower: Bottlenecked) -> Tensor:
         """Cosine similarity through the bottleneck, (B,)."""

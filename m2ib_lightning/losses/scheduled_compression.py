@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from m2ib_lightning.losses.base import Past
+from m2ib_lightning.losses.base import MovingTerm, Past
 from m2ib_lightning.losses.compression import Compression
 
 
-class ScheduledCompression(Compression):
+class ScheduledCompression(MovingTerm, Compression):
     """`compression`, weighted by beta times a factor that goes in a straight line from `start` to 1.
 
     beta_t = beta (start + (1 - start) min(1, t / steps)), t = 0, 1, ... the steps made. A start below 1 lets relevance
@@ -25,7 +25,6 @@ class ScheduledCompression(Compression):
     """
 
     name = "compression"
-    weight_moves = True
 
     def __init__(self, start: float = 0.0, steps: int = 5, weight: float = 1.0) -> None:
         super().__init__(weight)
@@ -34,6 +33,6 @@ class ScheduledCompression(Compression):
                 raise ValueError(f"Expected `{name}` to be at least {least} but got {value}. Remedy: raise it.")
         self.start, self.steps = start, steps
 
-    def weight_at(self, beta: float, past: Past = ()) -> float:
-        """`weight` times the beta of this step."""
-        return self.weight * beta * (self.start + (1 - self.start) * min(1.0, len(past) / self.steps))
+    def factor(self, past: Past) -> float:
+        """How far the straight line has got, from `start` to 1."""
+        return self.start + (1 - self.start) * min(1.0, len(past) / self.steps)

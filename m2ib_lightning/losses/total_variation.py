@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange, reduce
 from torch import Tensor
 
 from m2ib_lightning.losses.base import Bottlenecked, LossTerm
@@ -24,11 +25,10 @@ def total_variation(mask: Tensor) -> Tensor:
     Returns:
         (B,) >= 0, below 1 for a mask in [0, 1]; 0 for a single cell.
     """
-    down = (mask[:, 1:] - mask[:, :-1]).flatten(1)
-    across = (mask[:, :, 1:] - mask[:, :, :-1]).flatten(1)
-    differences = torch.cat([down, across], 1)
+    neighbours = (mask[:, 1:] - mask[:, :-1], mask[:, :, 1:] - mask[:, :, :-1])
+    differences = torch.cat([rearrange(difference, "b gh gw d -> b (gh gw d)") for difference in neighbours], 1)
     absolute = (differences.square() + SMOOTH**2).sqrt() - SMOOTH
-    return absolute.sum(1) / max(1, differences.shape[1])
+    return reduce(absolute, "b n -> b", "sum") / max(1, differences.shape[1])
 
 
 class TotalVariation(LossTerm):
@@ -49,4 +49,6 @@ class TotalVariation(LossTerm):
                 "Expected images whose patches form one grid but those of this batch do not. "
                 "Remedy: batch_size 1, or pictures of one shape."
             )
-        return total_variation(tower.lambda_[tower.content].unflatten(0, (-1, *tower.grid)))
+        gh, gw = tower.grid
+        cells = rearrange(tower.lambda_[tower.content], "(b gh gw) d -> b gh gw d", gh=gh, gw=gw)
+        return total_variation(cells)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor, nn
+from torch import nn
 
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
@@ -19,8 +19,8 @@ from m2ib_lightning.losses import Compression, JointTerm, LossTerm, Relevance
 from m2ib_lightning.methods.base import MODALITIES, AttributionMethod, as_attributions, check_at_least
 from m2ib_lightning.methods.calibration import default_layer, find_priors
 from m2ib_lightning.methods.embed_alone import embed_alone
-from m2ib_lightning.methods.mask_fit import FitSetting, MaskFit, Suffix, TowerSetting
-from m2ib_lightning.methods.stopping import REASONS
+from m2ib_lightning.methods.mask_fit import MaskFit, TowerSetting
+from m2ib_lightning.methods.stopping import CONVERGED, DIVERGED, REASONS
 from m2ib_lightning.types import Layer, Modality, Pair, PairBatch
 
 RELEASED: dict[str, Any] = {
@@ -100,6 +100,8 @@ class M2IB(AttributionMethod):
         seed: int = 0,
     ) -> None:
         super().__init__(backbone, modalities, seed)
+        # A step is several backward passes, one for each chunk of noise.
+        self.automatic_optimization = False
         check_at_least("steps", steps, 1)
         check_at_least("noise_samples", noise_samples, 1)
         check_at_least("image_beta", image_beta, 0)
@@ -121,7 +123,6 @@ class M2IB(AttributionMethod):
         self.noise, self.compile_towers = NoiseBank(seed, noise_samples, antithetic), compile
         self.fits = nn.ModuleList()
         self.towers: dict[Modality, TowerSetting] = {}
-        self.suffix: dict[Modality, Suffix] = {}
 
     @torch.inference_mode(False)  # what is made here takes part in gradients
     def prepare(self) -> Backbone:
@@ -136,18 +137,24 @@ class M2IB(AttributionMethod):
             priors = find_priors(backbone, self.prior, layers)
             for term in self._terms:
                 term.prepare(partial(embed_alone, backbone))
-            suffixes = {m: backbone.tower(m).suffix for m in self.modalities}
-            self.suffix = {m: torch.compile(f) if self.compile_towers else f for m, f in suffixes.items()}
-            self.towers = {m: TowerSetting(layers[m], self.betas[m], priors[m], self.read_out) for m in self.modalities}
+            for m in self.modalities:
+                suffix = backbone.tower(m).suffix
+                suffix = torch.compile(suffix) if self.compile_towers else suffix
+                self.towers[m] = TowerSetting(layers[m], self.betas[m], priors[m], self.read_out, suffix)
         return backbone
 
     def new_fit(self, batch: PairBatch) -> MaskFit:
         """Fresh masks for a batch of pairs."""
-        backbone = self.prepare()
-        setting = FitSetting(
-            backbone, self.suffix, self.towers, self._terms, self.noise, self.tolerance, self.patience, self.noise_chunk
+        return MaskFit(
+            self.prepare(),
+            batch,
+            self.towers,
+            self._terms,
+            self.noise,
+            self.tolerance,
+            self.patience,
+            self.noise_chunk,
         )
-        return MaskFit(setting, batch)
 
     @property
     def _terms(self) -> list[LossTerm]:
@@ -162,34 +169,25 @@ class M2IB(AttributionMethod):
 
     def attribute(self, batch: PairBatch) -> list[Attribution]:
         """Fit the masks of a batch of pairs and read off what they let through. Pairs that are done leave the batch."""
-        with _gradients():
+        with _gradients(), casts_kept():
             fit = self.new_fit(batch)
-            # Of the weights behind the bottlenecks; casts of all would be half the model again.
-            with casts_kept():
-                return self._run(fit)
-
-    def _run(self, fit: MaskFit) -> list[Attribution]:
-        optimizer = self.new_optimizer(fit.parameters())
-        results: dict[int, Attribution] = {}
-        rows = list(range(fit.pairs))
-        for step in range(self.steps):
-            # Summed over pairs: single gradients are near Adam's epsilon, and a mean would depend on the batch.
-            fit(step)["loss/total"].sum().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            running = fit.stopping.running.tolist()
-            if all(running):
-                continue
-            fit.hold_stopped()
-            done = self.results(fit)
-            results |= {row: a for row, a, runs in zip(rows, done, running, strict=True) if not runs}
-            rows = [row for row, runs in zip(rows, running, strict=True) if runs]
-            if not rows:
-                break
-            fit.drop_stopped(optimizer)
-        if rows:
-            results |= dict(zip(rows, self.results(fit), strict=True))
-        return [results[row] for row in sorted(results)]
+            optimizer = self.new_optimizer(fit.parameters())
+            results: dict[int, Attribution] = {}
+            rows = list(range(fit.pairs))
+            for _ in range(self.steps):
+                fit.step(optimizer)
+                running = fit.stopping.running.tolist()
+                if all(running):
+                    continue
+                done = zip(rows, self.results(fit), running, strict=True)
+                results |= {row: attribution for row, attribution, runs in done if not runs}
+                rows = [row for row, runs in zip(rows, running, strict=True) if runs]
+                if not rows:
+                    break
+                fit.drop_stopped(optimizer)
+            if rows:
+                results |= dict(zip(rows, self.results(fit), strict=True))
+            return [results[row] for row in sorted(results)]
 
     def results(self, fit: MaskFit, running: str = "max_steps") -> list[Attribution]:
         """Attributions from the masks as they are now.
@@ -200,7 +198,7 @@ class M2IB(AttributionMethod):
         """
         updates, reasons = fit.stopping.updates.tolist(), fit.stopping.reason.tolist()
         # A loss that stopped its pair was computed and is shown; one that is not finite is not.
-        shown = [n + (reason in (1, 2)) for n, reason in zip(updates, reasons, strict=True)]
+        shown = [n + (reason in (CONVERGED, DIVERGED)) for n, reason in zip(updates, reasons, strict=True)]
         history = {name: torch.stack([v[name] for v in fit.history]).cpu().numpy() for name in fit.history[0]}
         count = len(shown)
         through = {m: history.get(f"{m}/relevance") for m in MODALITIES}
@@ -248,39 +246,33 @@ class M2IB(AttributionMethod):
 
     # What follows is the same fit under a Trainer: an epoch is a step of every pair's masks.
 
-    def setup(self, stage: str) -> None:
-        """Load the model and, under `fit`, make the masks of every batch; their prefix is computed here, once."""
-        super().setup(stage)
-        if stage == "fit":
+    def configure_model(self) -> None:
+        """Under `fit`, make the masks of every batch; what comes before the bottleneck is computed here, once."""
+        if self.trainer.training and not self.fits:
             backbone, epochs = self.prepare(), self.trainer.max_epochs
             self.steps = epochs if epochs and epochs > 0 else self.steps
-            self.fits = nn.ModuleList(
-                self.new_fit(backbone.preprocess_pairs(pairs)) for pairs in _train_batches(self.trainer)
-            )
+            self.trainer.fit_loop.setup_data()
+            batches = cast(Iterable[Sequence[Pair]], self.trainer.train_dataloader)
+            self.fits.extend(self.new_fit(backbone.preprocess_pairs(pairs)) for pairs in batches)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimiser for all masks; those that are not in a batch have no gradient and are passed over."""
         return self.new_optimizer(self.fits.parameters())
 
-    def training_step(self, batch: Sequence[Pair], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Sequence[Pair], batch_idx: int) -> None:
         """One step of the masks of one batch of pairs."""
-        fit = self.mask_fits[batch_idx]
-        values = fit(self.current_epoch)
+        fit, optimizer = self.mask_fits[batch_idx], self.optimizers()
+        assert not isinstance(optimizer, list)
+        values = fit.step(optimizer, self.manual_backward)
         # Loggers count optimisation steps of a pair, not of the Trainer, which makes one for every batch.
         self.log("step", float(self.current_epoch + 1), on_step=False, on_epoch=True, batch_size=1)
         for name, value in values.items():
             shown = name == "loss/total"
-            self.log(name, value.detach().mean(), on_step=False, on_epoch=True, prog_bar=shown, batch_size=len(batch))
+            self.log(name, value.mean(), on_step=False, on_epoch=True, prog_bar=shown, batch_size=len(batch))
         statistics = fit.statistics()
         running = statistics.pop("pairs/running")
         self.log("pairs/running", running, on_step=False, on_epoch=True, batch_size=1, reduce_fx="sum")
         self.log_dict(statistics, on_step=False, on_epoch=True, batch_size=len(batch))
-        return values["loss/total"].sum()
-
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        """Update the masks, but not those of pairs that are done."""
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.mask_fits[batch_idx].hold_stopped()
 
     def on_train_epoch_end(self) -> None:
         """End the fit when every pair is done."""
@@ -325,13 +317,6 @@ def _gradients() -> Iterator[None]:
     """Gradients on, also inside `torch.inference_mode()`."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
-
-
-def _train_batches(trainer: Any) -> Iterable[Sequence[Pair]]:
-    """The batches that `fit` will see, from its data module or its dataloader."""
-    if trainer.datamodule is not None:
-        return trainer.datamodule.train_dataloader()
-    return trainer.fit_loop._data_source.dataloader()
 
 
 def _stop_reason(trainer: Any) -> str:

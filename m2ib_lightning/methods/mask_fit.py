@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
+from einops import rearrange, reduce
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from m2ib_lightning.backbones import Backbone
-from m2ib_lightning.bottleneck import InformationBottleneck, NoiseBank, ReadOut
-from m2ib_lightning.losses import Bottlenecked, JointTerm, LossTerm
-from m2ib_lightning.methods.stopping import Stopping
+from m2ib_lightning.bottleneck import INITIAL_ALPHA, InformationBottleneck, NoiseBank, ReadOut
+from m2ib_lightning.losses import Bottlenecked, JointTerm, LossTerm, MovingTerm
+from m2ib_lightning.methods.base import MODALITIES
+from m2ib_lightning.methods.stopping import NON_FINITE, Stopping
 from m2ib_lightning.prior import Prior
 from m2ib_lightning.types import HiddenStates, Layer, Modality, PairBatch
 
@@ -25,6 +28,9 @@ TOKENS = {"cpu": 2048, "cuda": 65536}
 Suffix = Callable[[Tensor, HiddenStates, Layer], Tensor]
 """`Tower.suffix`, or what stands for it."""
 
+AnyOptimizer = torch.optim.Optimizer | LightningOptimizer
+"""An optimiser, or one that Lightning has wrapped."""
+
 
 class TowerSetting(NamedTuple):
     """How one tower is explained.
@@ -34,76 +40,74 @@ class TowerSetting(NamedTuple):
         beta: What a nat of compression costs against similarity.
         prior: What noise is drawn from.
         read_out: What becomes of the token that the head reads.
+        suffix: The part of the tower behind the bottleneck, perhaps compiled.
     """
 
     layer: Layer
     beta: float
     prior: Prior
     read_out: ReadOut
-
-
-class FitSetting(NamedTuple):
-    """What all fits of a method have in common.
-
-    Attributes:
-        backbone: Frozen.
-        suffix: The part of each tower behind the bottleneck, perhaps compiled.
-        towers: The towers to explain.
-        loss_terms: What is minimised, for each tower.
-        noise: Shared by all batches.
-        tolerance: Of the convergence of a pair, see `Stopping`.
-        patience: The same.
-        noise_chunk: Noise samples computed at once, or None for what keeps the device busy. Changes no result.
-    """
-
-    backbone: Backbone
-    suffix: Mapping[Modality, Suffix]
-    towers: Mapping[Modality, TowerSetting]
-    loss_terms: Sequence[LossTerm]
-    noise: NoiseBank
-    tolerance: float | None
-    patience: int
-    noise_chunk: int | None
+    suffix: Suffix
 
 
 class MaskFit(nn.Module):
-    """Masks of a batch of pairs and one step of their fit.
+    """Masks of a batch of pairs, and the step that fits them.
 
     The part of each tower before its bottleneck and the clean embeddings are computed once, here.
 
     Args:
-        setting: Of the method.
+        backbone: Frozen.
         batch: The pairs.
+        towers: The towers to explain, and how.
+        loss_terms: What is minimised.
+        noise: Shared by all batches.
+        tolerance: Of the convergence of a pair, see `Stopping`.
+        patience: The same.
+        noise_chunk: Noise samples computed at once, or None for what keeps the device busy. Changes no result.
 
     Attributes:
-        history: Per step a dictionary of (B,) values, see `forward`.
+        history: Per step a dictionary of (B,) values, see `step`.
         stopping: Which pairs still run.
         bottlenecks: By modality.
     """
 
-    def __init__(self, setting: FitSetting, batch: PairBatch) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        batch: PairBatch,
+        towers: Mapping[Modality, TowerSetting],
+        loss_terms: Sequence[LossTerm],
+        noise: NoiseBank,
+        tolerance: float | None = None,
+        patience: int = 1,
+        noise_chunk: int | None = None,
+    ) -> None:
         super().__init__()
-        self.setting, self.batch = setting, batch
+        self._backbone = [backbone]  # in a list: its weights are none of the fit's
+        self.batch, self.towers, self.noise, self.noise_chunk = batch, dict(towers), noise, noise_chunk
+        self.terms = _named_terms(loss_terms, self.towers)
         self.hidden: dict[Modality, HiddenStates] = {}
         self.clean: dict[Modality, Tensor] = {}
         self.grids: dict[Modality, list[tuple[int, int]] | None] = {}
-        self.history: list[dict[str, Tensor]] = []
         with torch.no_grad():
-            for modality in ("image", "text"):
+            for modality in MODALITIES:
                 self._run_clean(modality)
-        self.bottlenecks = nn.ModuleDict({m: self._new_bottleneck(m, tower) for m, tower in setting.towers.items()})
-        device = self.clean["image"].device
-        self.stopping = Stopping(self.pairs, setting.tolerance, setting.patience, device)
-        self.terms = _named_terms(setting)
-        self.noise_chunk = setting.noise_chunk
-        self._before: dict[str, Tensor] = {}
+        self.bottlenecks = nn.ModuleDict({m: self._new_bottleneck(m, tower) for m, tower in self.towers.items()})
+        self.history: list[dict[str, Tensor]] = []
+        self.stopping = Stopping(self.pairs, tolerance, patience, self.clean["image"].device)
+        self._before: dict[Modality, Tensor] = {}
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen model."""
+        return self._backbone[0]
 
     def _run_clean(self, modality: Modality) -> None:
-        tower = self.setting.backbone.tower(modality)
-        layer = self.setting.towers[modality].layer if modality in self.setting.towers else "embeddings"
+        tower = self.backbone.tower(modality)
+        layer = self.towers[modality].layer if modality in self.towers else "embeddings"
         hidden = tower.prefix(self.batch, layer)
         self.hidden[modality], self.grids[modality] = hidden, tower.grids(self.batch)
-        self.clean[modality] = tower.suffix(hidden.states[None], hidden, layer)[0].float()
+        self.clean[modality] = tower.suffix(rearrange(hidden.states, "b l d -> 1 b l d"), hidden, layer)[0].float()
 
     def _new_bottleneck(self, modality: Modality, tower: TowerSetting) -> InformationBottleneck:
         # On the embeddings the read-out token has not read anything yet: it is a token like any other.
@@ -112,9 +116,7 @@ class MaskFit(nn.Module):
 
     def bottleneck(self, modality: Modality) -> InformationBottleneck:
         """The bottleneck of a tower."""
-        found = self.bottlenecks[modality]
-        assert isinstance(found, InformationBottleneck)
-        return found
+        return cast(InformationBottleneck, self.bottlenecks[modality])
 
     @property
     def pairs(self) -> int:
@@ -126,85 +128,91 @@ class MaskFit(nn.Module):
         """(B,) cosine similarity of the clean pairs."""
         return F.cosine_similarity(self.clean["image"], self.clean["text"])
 
-    def forward(self, step: int) -> dict[str, Tensor]:
-        """One step: values per pair, (B,) each: "loss/total" with its gradient, each term unweighted as "image/<term>".
+    def step(self, optimizer: AnyOptimizer, backward: Callable[[Tensor], None] | None = None) -> dict[str, Tensor]:
+        """Make one optimisation step of the masks of every pair that still runs.
 
-        They are kept, detached, in `history`. A pair that has stopped, or stops here because its loss is not finite,
-        repeats its last values.
+        Args:
+            optimizer: Of the masks of this fit, and perhaps of others, whose gradients must be None.
+            backward: What is called with the loss of each chunk of noise, such as `LightningModule.manual_backward`,
+                which then sees to the scale that float16 needs; `Tensor.backward` by default.
+
+        Returns:
+            Values per pair before the update, (B,) each: "loss/total", and each term unweighted as "image/<term>". They
+            are kept in `history`; a pair that has stopped repeats its last ones.
         """
-        values, gradients = self._evaluate(step)
-        total = values["loss/total"]
-        self.stopping.forget(self._weights_moved(values))
-        self.stopping.judge(total)
-        if self.history:
-            stale = ~self.stopping.running & ~(total.isfinite() & (self.stopping.updates == len(self.history)))
-            values = {name: torch.where(stale, self.history[-1][name], value) for name, value in values.items()}
+        values = self.accumulate(backward)
+        optimizer.step()
+        optimizer.zero_grad()
+        self.hold_stopped()
+        return values
+
+    def accumulate(self, backward: Callable[[Tensor], None] | None = None) -> dict[str, Tensor]:
+        """The part of `step` before the update: the gradient of each mask is added to its `grad`.
+
+        Raises:
+            RuntimeError: Not even one noise sample of the batch fits into memory.
+        """
+        values = self._judged(self._evaluate(backward))
         self.history.append(values)
-        alphas = [self.bottleneck(m).alpha for m in self.setting.towers]
-        self._keep_masks(alphas)
-        return {**values, "loss/total": _WithGradient.apply(values["loss/total"], *alphas, *gradients)}
+        self._keep_masks()
+        return values
 
-    def hold_stopped(self) -> None:
-        """After the optimiser's step: put the masks of pairs that have stopped back to what they were."""
-        running = self.stopping.running[:, None, None]
-        for modality in self.setting.towers:
-            alpha = self.bottleneck(modality).alpha
-            alpha.data = torch.where(running, alpha.data, self._before[modality])
+    def _evaluate(self, backward: Callable[[Tensor], None] | None) -> dict[str, Tensor]:
+        """The values of a step and their gradient.
 
-    def _keep_masks(self, alphas: Sequence[Tensor]) -> None:
-        """Remember masks whose loss is finite, for `hold_stopped`."""
-        broken = (self.stopping.reason == 3)[:, None, None]
-        for modality, alpha in zip(self.setting.towers, alphas, strict=True):
-            now = alpha.detach().clone()
-            self._before[modality] = torch.where(broken, self._before.get(modality, now), now)
-
-    def _evaluate(self, step: int) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Values of a step, and the gradient of the summed total with respect to each tower's alpha.
-
-        Noise samples go through the towers in chunks, each with its own backward pass, so that memory is bounded. What
-        depends on the masks alone is computed once: chunks see it as leaves, whose gradients are passed on at the end.
+        Noise samples go through the towers in chunks, each with its own backward pass, so that memory is bounded.
         """
         while True:
             try:
-                return self._evaluate_in_chunks(step, self._chunk())
+                return self._evaluate_in_chunks(self._chunk(), backward)
             except torch.OutOfMemoryError as error:
                 if self._chunk() == 1:
                     raise RuntimeError(
                         "Expected one noise sample of the batch to fit into memory but it does not. "
                         "Remedy: a smaller batch_size."
                     ) from error
+                self.zero_grad()
                 self.noise_chunk = max(1, self._chunk() // 2)
                 warnings.warn(f"Out of memory; going on with {self.noise_chunk} noise samples at once.", stacklevel=2)
+
+    def _evaluate_in_chunks(self, chunk: int, backward: Callable[[Tensor], None] | None) -> dict[str, Tensor]:
+        samples = self.noise.samples
+        # A Trainer's precision plugin scales by itself.
+        scale = _loss_scale(self.clean["image"].device) if backward is None else 1.0
+        weights = self._weights()
+        values = {f"{name}_weight": weights[name] for name, (term, _) in self.terms.items() if _moves(term)}
+        for start in range(0, samples, chunk):
+            part = slice(start, min(start + chunk, samples))
+            found = self._evaluate_terms(weights, part)
+            share = (part.stop - part.start) / samples
+            # Summed over pairs: single gradients are near Adam's epsilon, and a mean would depend on the batch.
+            (backward or Tensor.backward)(found["loss/total"].sum() * (share * scale))
+            for name, value in found.items():
+                values[name] = values.get(name, 0) + share * value.detach()
+        if scale != 1:
+            for modality in self.towers:
+                gradient = self.bottleneck(modality).alpha.grad
+                assert gradient is not None
+                gradient.div_(scale)
+        return values
 
     def _chunk(self) -> int:
         """Noise samples that go through the towers at once."""
         if self.noise_chunk is not None:
-            return min(self.noise_chunk, self.setting.noise.samples)
-        longest = max(self.hidden[m].states.shape[1] for m in self.setting.towers)
-        tokens = self.pairs * longest
+            return min(self.noise_chunk, self.noise.samples)
+        longest = max(self.hidden[m].states.shape[1] for m in self.towers)
         limit = TOKENS.get(self.clean["image"].device.type, TOKENS["cuda"])
-        return max(1, min(self.setting.noise.samples, limit // tokens))
-
-    def _evaluate_in_chunks(self, step: int, chunk: int) -> tuple[dict[str, Tensor], list[Tensor]]:
-        masks = {m: _Masks(self.bottleneck(m)) for m in self.setting.towers}
-        samples, scale = self.setting.noise.samples, _loss_scale(self.clean["image"].device)
-        weights = self._weights()
-        values = {f"{name}_weight": weights[name] for name, (term, _) in self.terms.items() if term.weight_moves}
-        for start in range(0, samples, chunk):
-            part = slice(start, min(start + chunk, samples))
-            found = self._terms(masks, weights, step, part)
-            share = (part.stop - part.start) / samples
-            (found["loss/total"].sum() * (share * scale)).backward()
-            for name, value in found.items():
-                values[name] = values.get(name, 0) + share * value.detach()
-        return values, [mask.gradient(scale) for mask in masks.values()]
+        return max(1, min(self.noise.samples, limit // (self.pairs * longest)))
 
     def _weights(self) -> dict[str, Tensor]:
-        """(B,) of each term at this step."""
+        """(B,) of each term at this step, its sign included."""
         weights = {}
         for name, (term, looks_at) in self.terms.items():
-            beta = self.setting.towers[looks_at[0]].beta if len(looks_at) == 1 else 1.0
-            weight = term.weight_at(beta, self._past(name.split("/")[0]) if term.weight_moves else ())
+            weight: float | Tensor = -term.weight if term.maximised else term.weight
+            if term.weighed_by_beta:
+                weight = weight * self.towers[looks_at[0]].beta
+            if isinstance(term, MovingTerm):
+                weight = weight * term.factor(self._past(name.split("/")[0]))
             weights[name] = torch.as_tensor(weight, device=self.clean["image"].device).expand(self.pairs)
         return weights
 
@@ -213,42 +221,73 @@ class MaskFit(nn.Module):
         own = f"{tower}/"
         return [{n.removeprefix(own): v for n, v in step.items() if n.startswith(own)} for step in self.history]
 
-    def _weights_moved(self, values: Mapping[str, Tensor]) -> Tensor:
-        """(B,) bool, the pairs whose terms are not weighed as in the step before."""
-        moved = torch.zeros_like(self.stopping.running)
-        for name in values if self.history else ():
-            if name.endswith("_weight"):
-                moved = moved | (values[name] != self.history[-1][name])
-        return moved
-
-    def _terms(
-        self, masks: Mapping[Modality, _Masks], weights: Mapping[str, Tensor], step: int, part: slice
-    ) -> dict[str, Tensor]:
+    def _evaluate_terms(self, weights: Mapping[str, Tensor], part: slice) -> dict[str, Tensor]:
         """Values per pair of the terms and their weighted sum, for some of the noise samples."""
-        seen = {modality: self._tower_pass(modality, masks[modality], step, part) for modality in self.setting.towers}
+        seen = {modality: self._tower_pass(modality, part) for modality in self.towers}
         values = {name: term(*(seen[m] for m in looks_at)) for name, (term, looks_at) in self.terms.items()}
-        total = sum(
-            (weights[name] * value for name, value in values.items()), self.clean["image"].new_zeros(self.pairs)
-        )
-        return {"loss/total": total, **values}
+        nothing = self.clean["image"].new_zeros(self.pairs)
+        return {"loss/total": sum((weights[n] * value for n, value in values.items()), nothing), **values}
 
-    def _tower_pass(self, modality: Modality, masks: _Masks, step: int, part: slice) -> Bottlenecked:
-        """One tower read through its bottleneck."""
-        tower, hidden, bottleneck = self.setting.backbone.tower(modality), self.hidden[modality], masks.bottleneck
-        noise = self.setting.noise(step, modality, tower.length, tower.width, masks.alpha.device)[part]
-        z, grids = bottleneck(noise, masks.lambda_), self.grids[modality]
+    def _tower_pass(self, modality: Modality, part: slice) -> Bottlenecked:
+        """One tower read through its bottleneck at this step."""
+        tower, hidden, bottleneck = self.backbone.tower(modality), self.hidden[modality], self.bottleneck(modality)
+        lambda_, grids = bottleneck.lambda_, self.grids[modality]
+        noise = self.noise(len(self.history), modality, tower.length, tower.width, lambda_.device)[part]
+        z = bottleneck(noise, lambda_)
         return Bottlenecked(
             modality=modality,
-            alpha=masks.alpha,
-            lambda_=masks.lambda_,
-            capacity=masks.capacity,
+            alpha=bottleneck.alpha,
+            lambda_=lambda_,
+            capacity=bottleneck.capacity(),
             open=bottleneck.open,
             content=bottleneck.open & ~hidden.special,
             grid=grids[0] if grids and len(set(grids)) == 1 else None,
-            embedding=self.setting.suffix[modality](z, hidden, self.setting.towers[modality].layer).float(),
+            embedding=self.towers[modality].suffix(z, hidden, self.towers[modality].layer).float(),
             clean=self.clean[modality],
             other=self.clean["text" if modality == "image" else "image"],
         )
+
+    def _judged(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The values, with those of stopped pairs put back to their last ones, after deciding which pairs go on."""
+        total = values["loss/total"]
+        if self.history:
+            self.stopping.forget(self._weights_moved(values))
+        self.stopping.judge(total)
+        if not self.history:
+            return values
+        stale = ~self.stopping.running & ~(total.isfinite() & (self.stopping.updates == len(self.history)))
+        return {name: torch.where(stale, self.history[-1][name], value) for name, value in values.items()}
+
+    def _weights_moved(self, values: Mapping[str, Tensor]) -> Tensor:
+        """(B,) bool, the pairs whose terms are not weighed as in the step before."""
+        moved = torch.zeros_like(self.stopping.running)
+        for name, (term, _) in self.terms.items():
+            if _moves(term):
+                moved |= values[f"{name}_weight"] != self.history[-1][f"{name}_weight"]
+        return moved
+
+    def _keep_masks(self) -> None:
+        """Remember masks whose loss is finite, for `hold_stopped`."""
+        broken = rearrange(self.stopping.reason == NON_FINITE, "b -> b 1 1")
+        for modality in self.towers:
+            now = self.bottleneck(modality).alpha.detach().clone()
+            self._before[modality] = torch.where(broken, self._before.get(modality, now), now)
+
+    def hold_stopped(self) -> None:
+        """The part of `step` after the update: put the masks of pairs that have stopped back to what they were."""
+        running = rearrange(self.stopping.running, "b -> b 1 1")
+        for modality, before in self._before.items():
+            alpha = self.bottleneck(modality).alpha
+            alpha.data = torch.where(running, alpha.data, before)
+
+    def restart(self) -> None:
+        """Open all masks again and forget the steps made; what was computed of the clean pairs stays."""
+        self.history, self._before = [], {}
+        self.stopping = Stopping(
+            self.pairs, self.stopping.tolerance, self.stopping.patience, self.clean["image"].device
+        )
+        for modality in self.towers:
+            nn.init.constant_(self.bottleneck(modality).alpha, INITIAL_ALPHA)
 
     @torch.no_grad()
     def statistics(self) -> dict[str, float]:
@@ -256,23 +295,24 @@ class MaskFit(nn.Module):
         modality, and how many pairs still run.
         """
         found = {"pairs/running": float(self.stopping.running.sum())}
-        for modality in self.setting.towers:
+        for modality in self.towers:
             bottleneck = self.bottleneck(modality)
             tokens = bottleneck.open.sum(1)
-            nats = float((bottleneck.capacity().sum((1, 2)) / tokens).mean())
-            closed = ((bottleneck.alpha < 0) & bottleneck.open[..., None]).sum((1, 2)) / tokens
+            nats = float((reduce(bottleneck.capacity(), "b l d -> b", "sum") / tokens).mean())
+            closed = (bottleneck.alpha < 0) & rearrange(bottleneck.open, "b l -> b l 1")
             found[f"{modality}/nats_per_token"] = nats
             found[f"{modality}/bits_per_token"] = nats / math.log(2)
-            found[f"{modality}/closed"] = float(closed.mean()) / bottleneck.alpha.shape[2]
+            per_channel = reduce(closed.float(), "b l d -> b d", "sum") / rearrange(tokens, "b -> b 1")
+            found[f"{modality}/closed"] = float(per_channel.mean())
         return found
 
     @torch.no_grad()
     def image_maps(self) -> list[Tensor] | None:
         """Per pair (gh, gw) nats, the capacity of each patch summed over channels, or None if not explained."""
         grids = self.grids["image"]
-        if grids is None or "image" not in self.setting.towers:
+        if grids is None or "image" not in self.towers:
             return None
-        capacity = self.bottleneck("image").capacity().sum(-1)
+        capacity = reduce(self.bottleneck("image").capacity(), "b l d -> b l", "sum")
         # When a fit has ended, Lightning has taken the masks, but not this, off the accelerator.
         content = ~self.hidden["image"].special.to(capacity.device)
         return [row[keep].reshape(grid) for row, keep, grid in zip(capacity, content, grids, strict=True)]
@@ -280,7 +320,9 @@ class MaskFit(nn.Module):
     @torch.no_grad()
     def text_maps(self) -> list[Tensor] | None:
         """Per pair (L,) nats, the capacity of each token summed over channels, or None if not explained."""
-        return list(self.bottleneck("text").capacity().sum(-1)) if "text" in self.setting.towers else None
+        if "text" not in self.towers:
+            return None
+        return list(reduce(self.bottleneck("text").capacity(), "b l d -> b l", "sum"))
 
     def drop_stopped(self, optimizer: torch.optim.Optimizer) -> None:
         """Go on with the running pairs alone; the optimiser's state goes with them."""
@@ -291,7 +333,7 @@ class MaskFit(nn.Module):
             self.clean[modality] = self.clean[modality][rows]
             grids = self.grids[modality]
             self.grids[modality] = None if grids is None else [grids[row] for row in rows.tolist()]
-        for modality in self.setting.towers:
+        for modality in self.towers:
             alpha = self.bottleneck(modality).alpha
             for name, value in optimizer.state[alpha].items():
                 if isinstance(value, Tensor) and value.shape == alpha.shape:
@@ -314,50 +356,21 @@ class MaskFit(nn.Module):
         self.stopping.load(state["stopping"])
 
 
-def _named_terms(setting: FitSetting) -> dict[str, tuple[LossTerm, tuple[Modality, ...]]]:
+def _named_terms(
+    loss_terms: Sequence[LossTerm], towers: Iterable[Modality]
+) -> dict[str, tuple[LossTerm, tuple[Modality, ...]]]:
     """The terms by what they are logged as, each with the towers that it looks at."""
-    named: dict[str, tuple[LossTerm, tuple[Modality, ...]]] = {}
-    for modality in setting.towers:
-        own = [term for term in setting.loss_terms if not isinstance(term, JointTerm)]
-        named |= {f"{modality}/{term.name}": (term, (modality,)) for term in own}
-    joint = [term for term in setting.loss_terms if isinstance(term, JointTerm)]
-    return named | {f"joint/{term.name}": (term, ("image", "text")) for term in joint}
+    own = [term for term in loss_terms if not isinstance(term, JointTerm)]
+    joint = [term for term in loss_terms if isinstance(term, JointTerm)]
+    named: dict[str, tuple[LossTerm, tuple[Modality, ...]]] = {
+        f"{modality}/{term.name}": (term, (modality,)) for modality in towers for term in own
+    }
+    return named | {f"joint/{term.name}": (term, MODALITIES) for term in joint}
 
 
-class _Masks:
-    """The masks of a tower during one step, as leaves that chunks of noise add their gradients to."""
-
-    def __init__(self, bottleneck: InformationBottleneck) -> None:
-        self.bottleneck = bottleneck
-        with torch.enable_grad():
-            self._made = (bottleneck.lambda_, bottleneck.capacity())
-        self.alpha, self.lambda_, self.capacity = (
-            value.detach().requires_grad_() for value in (bottleneck.alpha, *self._made)
-        )
-
-    def gradient(self, scale: float) -> Tensor:
-        """(B, L, D), of all chunks, with respect to alpha."""
-        leaves = (self.lambda_, self.capacity)
-        reached = [(made, leaf.grad) for made, leaf in zip(self._made, leaves, strict=True) if leaf.grad is not None]
-        total = torch.zeros_like(self.alpha) if self.alpha.grad is None else self.alpha.grad
-        if reached:
-            made, grads = zip(*reached, strict=True)
-            total = total + torch.autograd.grad(made, self.bottleneck.alpha, grads)[0]
-        return total / scale
-
-
-class _WithGradient(torch.autograd.Function):
-    """Values (B,) whose gradient is known already: grad of pair b with respect to row b of each alpha."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, *alphas_and_gradients: Tensor) -> Tensor:
-        ctx.save_for_backward(*alphas_and_gradients[len(alphas_and_gradients) // 2 :])
-        return values.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = [grad_outputs[0][:, None, None] * gradient for gradient in ctx.saved_tensors]
-        return (None, *gradients, *(None for _ in gradients))
+def _moves(term: LossTerm) -> bool:
+    """Whether a term's weight changes during a fit."""
+    return isinstance(term, MovingTerm)
 
 
 def _loss_scale(device: torch.device) -> float:

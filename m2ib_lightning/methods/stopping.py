@@ -8,6 +8,9 @@ from torch import Tensor
 REASONS = ("max_steps", "converged", "diverged", "non_finite")
 """Why a fit ends, by the number that is kept of it."""
 
+CONVERGED, DIVERGED, NON_FINITE = 1, 2, 3
+"""Those numbers, of the reasons that are a pair's own."""
+
 
 class Stopping:
     """Follows the loss of each pair of a batch and says which ones still run.
@@ -48,8 +51,8 @@ class Stopping:
         self.best = torch.where(finite, torch.minimum(self.best, loss), self.best)
         diverged = loss > self.first + self.first.abs().clamp(min=1)
         converged = (self.waited >= self.patience) & (self.tolerance is not None)
-        reason = torch.where(diverged, 2, torch.where(converged, 1, 0))
-        reason = torch.where(finite, reason, 3)
+        reason = torch.where(diverged, DIVERGED, torch.where(converged, CONVERGED, 0))
+        reason = torch.where(finite, reason, NON_FINITE)
         self.reason = torch.where(self.running, reason, self.reason)
         self.running = self.running & (reason == 0)
         self.updates = self.updates + self.running

@@ -19,7 +19,7 @@ def test_relevance_agrees_with_scikit_learn():
 
 
 def test_relevance_is_maximised():
-    assert Relevance().weight_at(0.1) == -1
+    assert Relevance.maximised and not Relevance.weighed_by_beta
 
 
 def test_a_term_is_logged_by_its_class_unless_it_has_a_name():
@@ -30,4 +30,4 @@ def test_a_term_is_logged_by_its_class_unless_it_has_a_name():
         name = "mine"
 
     assert (Sparsity.name, Other.name) == ("sparsity", "mine")
-    assert Sparsity(0.5).weight_at(3.0) == 0.5
+    assert not Sparsity.maximised and not Sparsity.weighed_by_beta

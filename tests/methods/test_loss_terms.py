@@ -71,7 +71,7 @@ def test_the_total_is_the_weighted_sum_of_what_is_logged(embedded, which):
 
 def test_the_gradient_of_a_joint_term_reaches_both_masks(embedded):
     fit = M2IB(embedded, loss_terms=[Agreement()], noise_samples=2).new_fit(embedded.preprocess_pairs(scene_pairs(2)))
-    fit(0)["loss/total"].sum().backward()
+    fit.accumulate()
     for modality, largest in (("image", 1e-6), ("text", 1e-6)):
         assert float(fit.bottleneck(modality).alpha.grad.abs().max()) > largest
 

@@ -67,9 +67,9 @@ def test_memory_for_not_even_one_sample_is_said_with_the_remedy(embedded, monkey
         raise torch.OutOfMemoryError("no more")
 
     fit = M2IB(embedded, **FAST).new_fit(embedded.preprocess_pairs(scene_pairs(1)))
-    fit.setting = fit.setting._replace(suffix={"image": never, "text": never})
+    fit.towers = {modality: tower._replace(suffix=never) for modality, tower in fit.towers.items()}
     with pytest.warns(UserWarning), pytest.raises(RuntimeError, match="smaller batch_size"):
-        fit(0)
+        fit.accumulate()
 
 
 @pytest.mark.parametrize(
