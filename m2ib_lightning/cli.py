@@ -24,7 +24,7 @@ from m2ib_lightning.evaluation.evidence import Protocol
 from m2ib_lightning.evaluation.score_writer import ScoreWriter
 from m2ib_lightning.methods import AttributionMethod
 from m2ib_lightning.metrics import PairMetric
-from m2ib_lightning.store.parts import Precision
+from m2ib_lightning.store.rows import Precision
 
 DESCRIPTION = "Explains why a CLIP-like model finds an image and a text similar."
 

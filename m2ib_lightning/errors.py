@@ -8,6 +8,7 @@ import sys
 from typing import NoReturn
 
 from m2ib_lightning.data.dicom import MissingExtra
+from m2ib_lightning.printable import printable
 from m2ib_lightning.store import StoreError
 
 
@@ -20,7 +21,7 @@ def explained(error: Exception) -> str | None:
 
 def fail(message: str) -> NoReturn:
     """End the command with one line on standard error and the exit status 2."""
-    print(f"m2ib: error: {one_line(message)}", file=sys.stderr)
+    print(f"m2ib: error: {printable(one_line(message))}", file=sys.stderr)
     sys.exit(2)
 
 

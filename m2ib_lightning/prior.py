@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from m2ib_lightning.files import replacing
 from m2ib_lightning.types import HiddenStates, Layer
 
 
@@ -81,29 +84,68 @@ class PriorStatistics:
 
 
 def save_priors(path: str | Path, priors: dict[str, Prior], **about: str) -> None:
-    """Write priors by name ("image", "text") with what they were measured on (model hash, layers, data) beside them."""
+    """Write priors by name ("image", "text"), whole or not at all.
+
+    Args:
+        path: Of the file.
+        priors: What was measured.
+        about: What they were measured on: model hash, layers, data.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     tensors = {
         f"{name}.{part}": getattr(prior, part).contiguous()
         for name, prior in priors.items()
         for part in ("mean", "std", "read_mean")
     }
-    save_file(tensors, str(path), metadata=about)
+    with replacing(Path(path)) as unfinished:
+        save_file(tensors, str(unfinished), metadata=about | {CHECKSUM: _checksum(tensors, about)})
 
 
 def load_priors(path: str | Path) -> tuple[dict[str, Prior], dict[str, str]]:
     """Read what `save_priors` wrote: priors by name, and what they were measured on.
 
     Raises:
-        ValueError: There is no such file or it is none of ours.
+        ValueError: There is no such file, it is none of ours, or it is damaged: a value that is not finite, a standard
+            deviation that is not positive, or anything that its checksum does not confirm.
     """
     if not Path(path).is_file():
         raise ValueError(
             f"Expected `prior` to be 'unit', 'measured' or a file of measured priors but found no file {str(path)!r}. "
             "Remedy: choose one, or measure with `m2ib_lightning.measure_priors` and save."
         )
-    with safe_open(str(path), framework="pt") as file:
-        names = sorted({key.split(".")[0] for key in list(file.keys())})
-        priors = {
-            name: Prior(*(file.get_tensor(f"{name}.{part}") for part in ("mean", "std", "read_mean"))) for name in names
-        }
-        return priors, dict(file.metadata() or {})
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in list(file.keys())}
+            about = dict(file.metadata() or {})
+        priors = {name: Prior(**_parts(tensors, name)) for name in sorted({key.split(".")[0] for key in tensors})}
+    except (SafetensorError, OSError, TypeError) as problem:
+        raise _damaged(path, f"is cut short or holds something else ({problem})") from problem
+    if about.pop(CHECKSUM, None) != _checksum(tensors, about):
+        raise _damaged(path, "was changed, says its checksum")
+    if not all(t.isfinite().all() for t in tensors.values()) or not all((p.std > 0).all() for p in priors.values()):
+        raise _damaged(path, "holds values that are not finite, or deviations that are not positive")
+    return priors, about
+
+
+CHECKSUM = "sha256"
+"""The name, in the file's metadata, of the checksum over its values and its other metadata."""
+
+
+def _parts(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+
+
+def _checksum(tensors: dict[str, Tensor], about: dict[str, str]) -> str:
+    found = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.cpu().numpy().tobytes())
+    return found.hexdigest()
+
+
+def _damaged(path: str | Path, how: str) -> ValueError:
+    return ValueError(
+        f"Expected priors as `save_priors` writes them but {str(path)!r} {how}. "
+        "Remedy: measure them again with `m2ib_lightning.measure_priors` and save."
+    )

@@ -1,5 +1,3 @@
-import dataclasses
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,21 +5,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from m2ib_lightning.attribution import Attribution
-
-
-def attribution(**changed) -> Attribution:
-    fields = {
-        "id": "a", "text": "an ice-cream van", "score": 0.5, "source": "van.png",
-        "image_map": np.array([[0.0, 1.0], [2.0, 8.0]], dtype=np.float32),
-        "text_map": np.array([9.0, 1.0, 2.0, 3.0, 4.0, 0.5, 6.0, 9.0], dtype=np.float32),
-        "tokens": ["<s>", "an", "ice", "-", "cream", "v", "an", "</s>"],
-        "special": np.array([1, 0, 0, 0, 0, 0, 0, 1], dtype=bool),
-        "spans": [(0, 0), (0, 2), (3, 6), (6, 7), (7, 12), (13, 14), (14, 16), (0, 0)],
-        "history": {"loss/total": np.array([3.0, 2.0], dtype=np.float32)},
-        "settings": {"method": "M2IB", "image_layer": 3}, "steps": 2, "stop_reason": "max_steps",
-        "metrics": {"image/PointingGame": 1.0, "text/TokenAUROC": 0.1},
-    }  # fmt: skip
-    return Attribution(**{**fields, **changed})
+from tests.made import assert_equal, attribution
 
 
 def test_words_are_the_sums_of_their_tokens_without_special_ones():
@@ -100,19 +84,3 @@ def test_everything_survives_a_file(changed, tmp_path):
     before.save(tmp_path / "a.npz")
     after = Attribution.load(tmp_path / "a.npz")
     assert_equal(before, after)
-
-
-def assert_equal(before: Attribution, after: Attribution) -> None:
-    for field in dataclasses.fields(Attribution):
-        a, b = getattr(before, field.name), getattr(after, field.name)
-        if isinstance(a, np.ndarray):
-            np.testing.assert_array_equal(a, b)
-            assert a.dtype == b.dtype
-        elif field.name == "history":
-            assert a.keys() == b.keys()
-            for name in a:
-                np.testing.assert_array_equal(a[name], b[name])
-        elif isinstance(a, float) and np.isnan(a):
-            assert np.isnan(b)
-        else:
-            assert a == b, field.name

@@ -14,6 +14,7 @@ from m2ib_lightning import AttributionStore
 from m2ib_lightning.cli import main
 from m2ib_lightning.data import make_scene
 from tests.callbacks.offline_run import read_run
+from tests.made import failure
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 FAST = ["--model.steps=2", "--model.noise_samples=2", "--trainer.enable_progress_bar=false"]
@@ -22,16 +23,6 @@ FAST = ["--model.steps=2", "--model.noise_samples=2", "--trainer.enable_progress
 def picture(path: Path, **scene) -> str:
     make_scene(7, **{"objects": ("cat", "key"), **scene}).image.save(path)
     return str(path)
-
-
-def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line on standard error of a command that must fail."""
-    with pytest.raises(SystemExit) as stopped:
-        main(list(arguments))
-    assert stopped.value.code not in (0, None)
-    said = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
-    assert len(said) == 1, said
-    return said[0]
 
 
 # Those are for `wandb sweep`, tested below, for `m2ib test`, tested in tests/evaluation, and for a script.

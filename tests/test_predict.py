@@ -20,7 +20,7 @@ from m2ib_lightning.callbacks import PredictionWriter
 from m2ib_lightning.cli import main
 from m2ib_lightning.data import make_scene
 from m2ib_lightning.types import BadPair, Pair
-from tests.test_cli import failure
+from tests.made import failure
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--model.steps=3", "--model.noise_samples=2", "--trainer.enable_progress_bar=false"]

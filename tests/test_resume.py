@@ -1,9 +1,10 @@
 """A fit that is interrupted or killed goes on from its last step."""
 
+import json
+import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,24 @@ COMMAND += ["--early_stopping.patience=30", "--pictures=false", "--trainer.enabl
 
 
 class Interrupt(Callback):
-    """Presses Ctrl-C at the end of an epoch."""
+    """Presses Ctrl-C at the start of an epoch, or kills the process without warning when its step is done."""
 
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
+    def __init__(self, epoch: int, kill: bool = False) -> None:
+        self.epoch, self.kill = epoch, kill
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
-        if trainer.current_epoch == self.epoch:
+        if trainer.current_epoch == self.epoch and not self.kill:
             raise KeyboardInterrupt
+
+    def on_train_batch_end(self, trainer, pl_module, *step) -> None:
+        if trainer.current_epoch == self.epoch and self.kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def interrupt(epoch: int, kill: bool = False) -> str:
+    """The argument of the command."""
+    arguments = {"epoch": epoch, "kill": kill}
+    return "--trainer.callbacks=" + json.dumps({"class_path": "tests.test_resume.Interrupt", "init_args": arguments})
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +61,9 @@ def assert_bit_equal(a: Path, b: Path) -> None:
 
 def test_ctrl_c_writes_what_is_there_and_says_how_to_go_on(undisturbed, tmp_path, capsys):
     signals = signal.getsignal(signal.SIGINT)
-    interrupt = '--trainer.callbacks={"class_path": "tests.test_resume.Interrupt", "init_args": {"epoch": 7}}'
     try:
         with pytest.raises(SystemExit):
-            main([*COMMAND, f"--output={tmp_path}", interrupt])
+            main([*COMMAND, f"--output={tmp_path}", interrupt(7)])
     finally:
         signal.signal(signal.SIGINT, signals)
     found = list(AttributionStore(tmp_path / "attributions"))
@@ -73,15 +83,8 @@ def test_a_fit_that_was_killed_between_its_last_step_and_its_results_still_gives
 
 
 def test_a_killed_fit_goes_on_and_ends_bit_equal(undisturbed, tmp_path):
-    program = [sys.executable, "-m", "m2ib_lightning", *COMMAND, f"--output={tmp_path}"]
-    running = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    # Until some step, whichever it is, has been written; then without warning.
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "checkpoints" / "last.ckpt").is_file() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(float(np.random.default_rng().uniform(0, 0.3)))
-    running.kill()
-    running.wait()
-    if not AttributionStore(tmp_path / "attributions").parts:  # it may have ended just before
-        resume(tmp_path)
+    program = [sys.executable, "-m", "m2ib_lightning", *COMMAND, f"--output={tmp_path}", interrupt(7, kill=True)]
+    killed = subprocess.run(program, cwd=Path(__file__).parent.parent, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL and (tmp_path / "checkpoints" / "last.ckpt").is_file()
+    resume(tmp_path)
     assert_bit_equal(tmp_path, undisturbed)

@@ -1,8 +1,10 @@
 import json
+import os
 
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -11,10 +13,10 @@ from PIL import Image
 from m2ib_lightning import __version__
 from m2ib_lightning.store import AttributionStore, Provenance, StoreError
 from m2ib_lightning.store.lock import FolderLock
-from m2ib_lightning.store.resume import check_same
+from m2ib_lightning.store.resume import check_same, differences
 from m2ib_lightning.store.writer import PartWriter
 from m2ib_lightning.types import BadPair
-from tests.test_attribution import assert_equal, attribution
+from tests.made import assert_equal, attribution
 
 BAD = BadPair("bad", "a cat", "cat.png", "Expected an image but cat.png is cut short. Remedy: fetch it again.")
 MADE = Provenance("embedded", "abc", {"model": {"image_beta": 3.0}})
@@ -122,7 +124,8 @@ def test_all_of_it_becomes_a_frame_or_a_hugging_face_dataset(store):
 def test_half_precision_halves_the_maps_and_rounds_them(tmp_path):
     store = AttributionStore(tmp_path)
     large = attribution(image_map=np.random.default_rng(0).uniform(0, 300, (64, 64)).astype(np.float32))
-    sizes = [store.append([large], precision=p).stat().st_size for p in ("float32", "float16")]
+    same = attribution(id="half", image_map=large.image_map)
+    sizes = [store.append([a], precision=p).stat().st_size for a, p in ((large, "float32"), (same, "float16"))]
     assert sizes[0] - sizes[1] > 4096  # of twice 4096 bytes, but for what compression gains
     one, half = store
     np.testing.assert_allclose(half.image_map, one.image_map, rtol=5e-4)
@@ -177,6 +180,109 @@ def test_a_part_that_cannot_be_read_is_named_with_the_remedy(damage, store):
     assert [a.id for a in store] == ["a", "b", "d"]
 
 
+def garble(part, values: np.ndarray) -> None:
+    """Change one bit of stored values, which lie in the file as they are when nothing compresses them."""
+    whole = bytearray(part.read_bytes())
+    whole[whole.find(values.tobytes()[400:408])] ^= 1
+    part.write_bytes(whole)
+
+
+def test_a_changed_bit_of_a_map_is_found_by_the_checksum_of_its_page(tmp_path):
+    store = AttributionStore(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 2**32, (64, 64), dtype=np.uint32).view(np.float32)
+    store.append([attribution(id="a", image_map=np.nan_to_num(noise))])
+    store.check()
+    garble(store.parts[0], noise)
+    assert store.ids() == {"a"}  # nothing is wrong with those
+    for read in (
+        store.check,
+        lambda: store["a"],
+        lambda: list(store),
+        lambda: list(store.filter(pc.field("id") == "a")),
+    ):
+        with pytest.raises(StoreError, match=rf"{store.parts[0]} is damaged.* Remedy: "):
+            read()
+
+
+def test_pairs_of_a_part_that_was_copied_count_once_and_the_copy_is_named(store, tmp_path):
+    (tmp_path / "part-00007-000000.parquet").write_bytes(store.parts[1].read_bytes())
+    for seen in (store, AttributionStore(tmp_path)):
+        assert len(seen) == 4 and [a.id for a in seen] == ["a", "b", "c", "d"]
+        assert list(seen.errors()) == [BAD] and seen.stop_reasons().total() == 4
+        assert seen.to_pandas().id.tolist() == ["a", "b", "bad", "c", "d"]
+        assert [a.id for a in seen.filter(pc.field("score") > 0.15)] == ["c", "d"]
+        assert seen.doubled() == {"part-00007-000000.parquet": 2}
+    store.drop_errors()
+    assert not list(store.errors()) and store.doubled() == {"part-00007-000000.parquet": 1}
+
+
+def test_pairs_can_be_taken_out_by_their_ids(store):
+    store.drop({"a", "d", "nobody"})
+    assert [a.id for a in store] == ["b", "c"] and list(store.errors()) == [BAD] and len(store.parts) == 2
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({b"m2ib.weights": None}, "the metadata 'm2ib.weights' but PART has none"),
+        ({b"m2ib.weights": None, b"m2ib.model": None}, "the metadata 'm2ib.model' but PART has none"),
+        ({b"m2ib.configuration": b"{nonsense"}, "a configuration as JSON .* but PART has another text"),
+        ({b"m2ib.configuration": b"[" * 100_000}, "a configuration as JSON .* but PART has another text"),
+        ({b"m2ib.configuration": b"3"}, "a configuration in the metadata but PART has 3"),
+        ({b"m2ib.schema": b"two"}, "the number of a version but PART says 'two'"),
+        ({b"m2ib.schema": b"-1"}, "the number of a version but PART says '-1'"),
+        ({b"m2ib.schema": b"9" * 5000}, "the number of a version but PART says '9+'"),
+    ],
+)
+def test_damaged_metadata_are_named_with_their_part(metadata, message, store):
+    table = pq.read_table(store.parts[0])
+    changed = {key: value for key, value in (table.schema.metadata | metadata).items() if value is not None}
+    pq.write_table(table.replace_schema_metadata(changed), store.parts[0])
+    with pytest.raises(
+        StoreError, match=rf"^Expected {message}.* Remedy: move".replace("PART", str(store.parts[0]))
+    ) as e:
+        assert store.provenance
+    assert "\n" not in str(e.value)
+
+
+def test_our_metadata_over_foreign_columns_are_refused(store):
+    metadata = pq.read_table(store.parts[0]).schema.metadata
+    for foreign in ({"id": ["a"], "x": [1]}, {name: [1] for name in pq.read_table(store.parts[0]).column_names}):
+        pq.write_table(pa.table(foreign).replace_schema_metadata(metadata), store.parts[0])
+        with pytest.raises(
+            StoreError, match=rf"the columns of an attribution store but {store.parts[0]} has others for"
+        ):
+            store.ids()
+
+
+def test_a_part_has_its_name_only_when_all_of_it_is_on_the_disk(store, monkeypatch):
+    before, seen, synced = store.parts[0].read_bytes(), [], os.fsync
+    monkeypatch.setattr(
+        "os.fsync", lambda file: seen.append((len(store.parts), store.parts[0].read_bytes())) or synced(file)
+    )
+    store.append([attribution(id="new")], MADE)
+    assert seen[0] == (3, before)
+    seen.clear()
+    store.drop({"a"})
+    assert seen[0] == (4, before) and store.parts[0].read_bytes() != before
+
+
+def test_parts_of_a_process_are_counted_apart_from_those_of_the_others(tmp_path):
+    store = AttributionStore(tmp_path)
+    for rank, name in [
+        (0, "0-000000"),
+        (0, "0-000001"),
+        (0, "0-000002"),
+        (1, "1-000000"),
+        (0, "0-000003"),
+        (1, "1-000001"),
+    ]:
+        writer = PartWriter(store, MADE, rank=rank, seconds=0)
+        writer.add([attribution(id=name)])
+        assert (tmp_path / f"part-0000{name}.parquet").is_file(), name
+    assert len(store) == 6
+
+
 def test_pairs_are_written_in_parts_of_a_size_and_what_is_left_at_the_end(tmp_path):
     store = AttributionStore(tmp_path)
     writer = PartWriter(store, MADE, rank=2, pairs=3, seconds=1e9)
@@ -213,6 +319,26 @@ def test_an_interruption_just_after_a_part_has_its_name_doubles_no_pair(tmp_path
     assert len(store) == 1
 
 
+def test_a_part_of_others_under_the_next_name_is_kept_and_no_pair_is_lost(tmp_path):
+    store = AttributionStore(tmp_path)
+    writer = PartWriter(store, MADE, seconds=1e9)
+    writer.add([attribution(id="mine")])
+    store.append([attribution(id="theirs")], MADE)
+    writer.flush()
+    assert [a.id for a in store] == ["theirs", "mine"] and len(store.parts) == 2
+
+
+def test_a_part_that_cannot_be_written_waits_for_the_next_try(tmp_path, monkeypatch):
+    writer = PartWriter(AttributionStore(tmp_path), MADE, seconds=1e9)
+    writer.add([attribution(id="a")])
+    with monkeypatch.context() as full, pytest.raises(StoreError):
+        full.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        writer.flush()
+    writer.add([attribution(id="b")])
+    writer.flush()
+    assert [a.id for a in writer.store] == ["a", "b"]
+
+
 def test_results_of_another_configuration_are_refused_with_the_difference(tmp_path):
     there = Provenance("m", "w", {"model": {"init_args": {"image_beta": 3.0}}, "data": {"batch_size": 8}})
     check_same(tmp_path, there, there._replace(configuration={"model": {"init_args": {"image_beta": 3.0}}}))
@@ -221,6 +347,41 @@ def test_results_of_another_configuration_are_refused_with_the_difference(tmp_pa
         check_same(tmp_path, there, other)
     with pytest.raises(ValueError, match="weights: w there, v now"):
         check_same(tmp_path, there, there._replace(weights="v"))
+
+
+@pytest.mark.parametrize(
+    ("argument", "free"),
+    [
+        ("model.steps", False), ("model.noise_samples", False), ("model.seed", False), ("model.prior", False),
+        ("model.image_layer", False), ("model.text_beta", False), ("model.modalities", False), ("precision", False),
+        ("maps", False), ("data.source", False), ("data.text_column", False), ("model.noise_chunk", True),
+        ("model.compile", True), ("data.batch_size", True), ("data.num_workers", True), ("data.on_error", True),
+    ],
+)  # fmt: skip
+def test_only_what_changes_no_result_may_change_between_two_runs(argument, free):
+    there: dict = {}
+    inner = there
+    for name in argument.split(".")[:-1]:
+        inner = inner.setdefault(name, {})
+    inner[argument.split(".")[-1]] = 1
+    now = json.loads(json.dumps(there).replace("1", "2"))
+    assert bool(differences(there, now)) is not free
+
+
+def test_many_differences_are_not_all_named(tmp_path):
+    there, now = ({"model": {f"a{i}": value for i in range(9)}} for value in (0, 1))
+    with pytest.raises(ValueError, match=r"model\.a5: 0 there, 1 now; and 3 more\)"):
+        check_same(tmp_path, Provenance("m", "w", there), Provenance("m", "w", now))
+
+
+def test_a_folder_that_another_command_took_while_it_was_to_be_shared_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("m2ib_lightning.store.lock.PATIENCE", 0)
+    first, other = FolderLock(tmp_path), FolderLock(tmp_path)
+    other.take()
+    with pytest.raises(StoreError, match="no other process that writes"):
+        first.share()
+    other.release()
+    first.share()
 
 
 def test_one_command_at_a_time_writes_to_a_folder_and_its_processes_share_it(tmp_path):

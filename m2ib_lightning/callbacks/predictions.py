@@ -16,8 +16,8 @@ from m2ib_lightning.callbacks.summary import ROWS, draw, print_table, print_tota
 from m2ib_lightning.methods import AttributionMethod
 from m2ib_lightning.store import AttributionStore, Provenance, StoreError
 from m2ib_lightning.store.lock import FolderLock
-from m2ib_lightning.store.parts import Precision
 from m2ib_lightning.store.resume import check_same
+from m2ib_lightning.store.rows import Precision
 from m2ib_lightning.store.writer import PartWriter
 from m2ib_lightning.types import BadPair, Pair
 
@@ -155,6 +155,7 @@ class PredictionWriter(Callback):
                 check_same(self.folder, there, Provenance("", "", self._configuration(method)))
             check_same(self.folder, there, self._provenance(method))
         self.store.drop_unfinished()
+        self.store.check()
         if self.retry_errors:
             self.store.drop_errors()
 

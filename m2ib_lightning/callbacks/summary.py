@@ -7,7 +7,9 @@ from itertools import islice
 from pathlib import Path
 
 from m2ib_lightning.attribution import Attribution
-from m2ib_lightning.report.figure import save_pair_figure
+from m2ib_lightning.files import replacing
+from m2ib_lightning.printable import printable
+from m2ib_lightning.report.figure import pair_figure
 from m2ib_lightning.store import AttributionStore
 from m2ib_lightning.types import Pair
 
@@ -39,13 +41,15 @@ def print_totals(store: AttributionStore, nothing_done: bool) -> None:
     if nothing_done:
         print("Nothing to do: every pair is there.")
     print(f"Done: {reasons.total():,} pairs" + (f" ({counts})" if counts else ""))
+    for part, doubled in store.doubled().items():
+        print(f"Doubled: {doubled:,} pairs of {part} are in a part before it, and count once. Remedy: remove that file")
     errors = list(islice(store.errors(), NAMED))
     if not errors:
         return
     bad = len(store.ids()) - reasons.total()
     print(f"Bad: {bad:,} pairs, without a map")
     for pair in errors:
-        print(f"  {pair.id}: {pair.error}")
+        print(printable(f"  {pair.id}: {pair.error}"))
     if bad > len(errors):
         print(f"  and {bad - len(errors):,} more: `AttributionStore({str(store.folder)!r}).errors()`")
     print("Remedy: correct them and run the same command with --retry_errors true")
@@ -69,4 +73,5 @@ def draw(folder: Path, attributions: Sequence[Attribution], pairs: Sequence[Pair
     folder.mkdir(parents=True, exist_ok=True)
     images = {pair.id: pair.image for pair in pairs}
     for attribution in attributions:
-        save_pair_figure(attribution, images[attribution.id], folder / f"{attribution.id}.png")
+        with replacing(folder / f"{attribution.id}.png") as unfinished:
+            pair_figure(attribution, images[attribution.id]).save(unfinished, "PNG")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.data.scenes import make_scene
+from m2ib_lightning.printable import printable
 from m2ib_lightning.prior import Prior, PriorStatistics, load_priors, save_priors, unit_prior
 from m2ib_lightning.types import Layer, Modality, PairBatch
 
@@ -73,20 +75,43 @@ def find_priors(backbone: Backbone, prior: str, layers: Mapping[Modality, Layer]
         return {m: unit_prior(backbone.tower(m).width) for m in layers}
     if prior != "measured":
         return _from_file(Path(prior), backbone, layers)
-    found = {}
+    found: dict[str, Prior] = {}
     for modality, layer in layers.items():
-        kept = _cache() / f"{backbone.weight_hash}-{modality}-{layer}-{EDITION}.safetensors"
-        if kept.is_file():
-            found[str(modality)] = load_priors(kept)[0][modality]
-            continue
-        found |= (measured := measure_priors(backbone, _scenes(backbone), {modality: layer}))
-        # A cache that cannot be written costs a second each time and nothing else.
-        with contextlib.suppress(OSError):
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = kept.with_name(f"{kept.name}.{os.getpid()}")
-            save_priors(unfinished, measured, **about(backbone, {modality: layer}))
-            unfinished.replace(kept)
+        found |= _kept(backbone, modality, layer) or _measured(backbone, modality, layer)
     return found
+
+
+def _kept(backbone: Backbone, modality: Modality, layer: Layer) -> dict[str, Prior]:
+    """The prior that was measured before, {} if there is none that can be trusted."""
+    path = _cache_file(backbone, modality, layer)
+    if not path.is_file():
+        return {}
+    try:
+        if _is_open_to_others(path):
+            raise ValueError(f"Expected {path} to be writable by its user alone. Remedy: chmod go-w that folder.")
+        return _from_file(path, backbone, {modality: layer})
+    except ValueError as problem:
+        warnings.warn(printable(f"{problem} It is measured again now."), stacklevel=2)
+        return {}
+
+
+def _measured(backbone: Backbone, modality: Modality, layer: Layer) -> dict[str, Prior]:
+    """The prior over scenes, kept for the next time; several processes may do so at once."""
+    measured = measure_priors(backbone, _scenes(backbone), {modality: layer})
+    path = _cache_file(backbone, modality, layer)
+    # A cache that cannot be written costs a second each time and nothing else.
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        save_priors(path, measured, **about(backbone, {modality: layer}))
+    return measured
+
+
+def _is_open_to_others(path: Path) -> bool:
+    """Whether anybody else could have written a file: a checksum tells damage, not intent."""
+    if not hasattr(os, "getuid"):  # Windows
+        return False
+    found = [path.stat(), path.parent.stat()]
+    return any(f.st_mode & 0o002 or f.st_uid not in (os.getuid(), 0) for f in found)
 
 
 def about(backbone: Backbone, layers: Mapping[Modality, Layer]) -> dict[str, str]:
@@ -98,12 +123,17 @@ def _from_file(path: Path, backbone: Backbone, layers: Mapping[Modality, Layer])
     priors, said = load_priors(path)
     wanted = about(backbone, layers)
     wrong = {key: said.get(key) for key, value in wanted.items() if said.get(key) != value}
+    wrong |= {
+        f"{m} width": str(len(priors[m].mean)) if m in priors else None
+        for m in layers
+        if m not in priors or len(priors[m].mean) != backbone.tower(m).width
+    }
     if wrong:
         raise ValueError(
             f"Expected priors measured with {wanted} but {str(path)!r} says {wrong}. "
             "Remedy: measure them again for this model and these layers."
         )
-    return priors
+    return {m: priors[m] for m in layers}
 
 
 def _scenes(backbone: Backbone) -> Iterable[PairBatch]:
@@ -114,5 +144,6 @@ def _scenes(backbone: Backbone) -> Iterable[PairBatch]:
         yield backbone.preprocess([s.image for s in some], [s.caption for s in some])
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "m2ib_lightning" / "priors"
+def _cache_file(backbone: Backbone, modality: Modality, layer: Layer) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "m2ib_lightning" / "priors" / f"{backbone.weight_hash}-{modality}-{layer}-{EDITION}.safetensors"

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from m2ib_lightning.attribution import Attribution
+from m2ib_lightning.printable import printable
 from m2ib_lightning.report.page import decimals, shorten
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def results_table(attributions: Iterable[Attribution]) -> Table:
     for a in shown:
         pair = Text(_line(a.id), no_wrap=True, overflow="ellipsis")
         pair.append("\n" + _line(a.text), style="dim")
-        table.add_row(pair, _similarity(a), _region(a), Text(_words(a)), Text(_end(a)))
+        table.add_row(pair, _similarity(a), _region(a), Text(printable(_words(a))), Text(_end(a)))
     return table
 
 
@@ -75,4 +76,4 @@ def _end(a: Attribution) -> str:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))

@@ -36,21 +36,18 @@ class FolderLock:
         Raises:
             StoreError: They did not, or the folder cannot be made.
         """
-        deadline = time.monotonic() + (PATIENCE if patience is None else patience)
-        while not self._lock(alone=True):
-            if time.monotonic() > deadline:
-                raise StoreError(
-                    f"Expected no other process that writes to {self.folder} but there is one. "
-                    "Remedy: wait until it has ended, stop it, or choose another --output."
-                )
-            time.sleep(0.2)
+        self._wait(True, PATIENCE if patience is None else patience)
 
     def share(self) -> None:
-        """Let the other processes of this command in, or be one of them."""
-        self._lock(alone=False)
+        """Let the other processes of this command in, or be one of them.
+
+        Raises:
+            StoreError: Another command has taken the folder in between.
+        """
+        self._wait(False, PATIENCE)  # a lock that is changed is given up first, and others may still hold theirs
 
     def release(self) -> None:
-        """Be gone."""
+        """Leave the folder to others; nothing happens where it is not held."""
         if self._file is not None:
             import fcntl
 
@@ -58,7 +55,18 @@ class FolderLock:
             self._file.close()
             self._file = None
 
+    def _wait(self, alone: bool, patience: float) -> None:
+        deadline = time.monotonic() + patience
+        while not self._lock(alone):
+            if time.monotonic() > deadline:
+                raise StoreError(
+                    f"Expected no other process that writes to {self.folder} but there is one. "
+                    "Remedy: wait until it has ended, stop it, or choose another --output."
+                )
+            time.sleep(0.2)
+
     def _lock(self, alone: bool) -> bool:
+        """Whether the folder could be locked, or has no locks."""
         try:
             import fcntl
         except ImportError:  # Windows

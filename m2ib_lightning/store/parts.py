@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import errno
 import json
-import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from m2ib_lightning.attribution import Attribution
+from m2ib_lightning.files import replacing
+from m2ib_lightning.store.rows import ADDED, SCHEMA, Precision, columns, to_table
 from m2ib_lightning.types import BadPair
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-SCHEMA = 2
-"""Version of the columns."""
-
 ROWS = 64
 """Pairs that are compressed together, and so read together when one is looked up."""
-
-Precision = Literal["float32", "float16"]
-"""Of the maps. float16 halves their size; its error is 0.05 % of a value, more below 6e-5, and it ends at 65504."""
 
 
 class StoreError(OSError):
@@ -49,40 +43,6 @@ class Provenance(NamedTuple):
     version: str = ""
 
 
-def columns(precision: Precision = "float32") -> pa.Schema:
-    """The columns of a part. A bad pair has an id, a source, a text and an error, and null everywhere else."""
-    import pyarrow as pa
-
-    maps = pa.list_(pa.float16() if precision == "float16" else pa.float32())
-    values = pa.list_(pa.float32())
-    return pa.schema(
-        [
-            ("id", pa.string()),
-            ("source", pa.string()),
-            ("text", pa.string()),
-            ("error", pa.string()),
-            ("score", pa.float32()),
-            ("image_score", pa.float32()),
-            ("text_score", pa.float32()),
-            ("image_map", maps),
-            ("grid", pa.list_(pa.int32())),
-            ("view", pa.list_(pa.float64())),
-            ("text_map", maps),
-            ("tokens", pa.list_(pa.string())),
-            ("special", pa.list_(pa.bool_())),
-            ("spans", pa.list_(pa.list_(pa.int32()))),
-            ("truncated", pa.bool_()),
-            ("unit", pa.string()),
-            ("steps", pa.int32()),
-            ("stop_reason", pa.string()),
-            # No Arrow map: `datasets` cannot read one.
-            ("history", pa.list_(pa.struct([("name", pa.string()), ("values", values)]))),
-            ("metrics", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))),
-            ("settings", pa.string()),
-        ]
-    )
-
-
 def write_part(
     path: Path,
     results: Sequence[Attribution | BadPair],
@@ -97,14 +57,6 @@ def write_part(
     write_table(path, to_table(results, precision), provenance)
 
 
-def to_table(results: Sequence[Attribution | BadPair], precision: Precision = "float32") -> pa.Table:
-    """Results as rows."""
-    import pyarrow as pa
-
-    rows = [_bad_row(r) if isinstance(r, BadPair) else _row(r, precision) for r in results]
-    return pa.Table.from_pylist(rows, schema=columns(precision))
-
-
 def write_table(path: Path, table: pa.Table, provenance: Provenance) -> None:
     """The same as `write_part` of rows that are a table already."""
     import pyarrow as pa
@@ -114,19 +66,14 @@ def write_table(path: Path, table: pa.Table, provenance: Provenance) -> None:
 
     made = provenance._replace(version=provenance.version or __version__)
     metadata = {f"m2ib.{name}": v if isinstance(v, str) else json.dumps(v) for name, v in made._asdict().items()}
-    whole = pa.BufferOutputStream()
     table = table.replace_schema_metadata(metadata | {"m2ib.schema": str(SCHEMA)})
+    whole = pa.BufferOutputStream()
     pq.write_table(table, whole, compression="zstd", row_group_size=ROWS, write_page_checksum=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")  # hidden, so that nobody reads it with the parts
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("wb") as file:
-            file.write(memoryview(whole.getvalue()))
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        with replacing(path) as unfinished:
+            unfinished.write_bytes(memoryview(whole.getvalue()))
     except OSError as problem:
-        unfinished.unlink(missing_ok=True)
         full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
         raise StoreError(
             f"Expected room for a part in {path.parent} but the disk is full. "
@@ -137,7 +84,7 @@ def write_table(path: Path, table: pa.Table, provenance: Provenance) -> None:
 
 
 def open_part(path: Path) -> pq.ParquetFile:
-    """A part, its columns unread.
+    """A part, its columns unread; whatever is read from it is held against the checksum of its page.
 
     Raises:
         StoreError: It is damaged, foreign, or of a newer version of this package.
@@ -146,24 +93,47 @@ def open_part(path: Path) -> pq.ParquetFile:
 
     with naming(path):
         file = pq.ParquetFile(path, page_checksum_verification=True)
-        metadata = file.schema_arrow.metadata or {}
-    version = int(metadata.get(b"m2ib.schema", 0))
+        there = file.schema_arrow
+    version = (there.metadata or {}).get(b"m2ib.schema", b"").decode("utf-8", "replace")
     if not version:
-        raise StoreError(
-            f"Expected parts of an attribution store but {path} is none. Remedy: move that file out of the folder."
-        )
-    if version > SCHEMA:
+        raise _foreign(path, "parts of an attribution store", "is none")
+    if not re.fullmatch(r"[1-9]\d{0,8}", version):
+        raise _foreign(path, "the number of a version", f"says {version[:40]!r}")
+    if int(version) > SCHEMA:
         raise StoreError(
             f"Expected columns of version {SCHEMA} but {path} has {version}. Remedy: upgrade m2ib_lightning."
         )
+    kinds = {field.name: field.type.id for field in there}
+    wrong = [c.name for c in columns() if kinds.get(c.name) != c.type.id and (c.name in kinds or c.name not in ADDED)]
+    if wrong:
+        raise _foreign(path, "the columns of an attribution store", f"has others for {', '.join(wrong[:4])}")
     return file
 
 
-def provenance_of(file: pq.ParquetFile) -> Provenance:
-    """What the results of a part were made with."""
-    metadata = {name.decode(): value.decode() for name, value in file.schema_arrow.metadata.items()}
-    model, weights, configuration, version = (metadata[f"m2ib.{name}"] for name in Provenance._fields)
-    return Provenance(model, weights, json.loads(configuration), version)
+def provenance_of(path: Path) -> Provenance:
+    """What the results of a part were made with.
+
+    Raises:
+        StoreError: See `open_part`; or it does not say.
+    """
+    metadata = open_part(path).schema_arrow.metadata
+    try:
+        said = {name: metadata[f"m2ib.{name}".encode()].decode() for name in Provenance._fields}
+        configuration = json.loads(said["configuration"])
+    except KeyError as problem:
+        raise _foreign(path, f"the metadata {problem.args[0].decode()!r}", "has none") from problem
+    except (ValueError, RecursionError) as problem:
+        raise _foreign(path, "a configuration as JSON in the metadata", "has another text") from problem
+    if not isinstance(configuration, dict):
+        raise _foreign(path, "a configuration in the metadata", f"has {configuration!r:.40}")
+    return Provenance(**said | {"configuration": configuration})
+
+
+def _foreign(path: Path, expected: str, found: str) -> StoreError:
+    return StoreError(
+        f"Expected {expected} but {path} {found}. "
+        "Remedy: move that file out of the folder and run the same command again; all else stays."
+    )
 
 
 @contextmanager
@@ -179,58 +149,9 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except StoreError:
         raise
-    except (pa.ArrowException, OSError) as problem:
-        reason = str(problem).splitlines()[0][:120].rstrip(". ")
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as problem:
+        reason = " ".join(str(problem).split())[:120].rstrip(". ")
         raise StoreError(
             f"Expected a whole part but {path} is damaged ({reason}). "
             "Remedy: remove that file and run the same command again; all else stays and only its pairs are redone."
         ) from problem
-
-
-def _row(a: Attribution, precision: Precision) -> dict[str, Any]:
-    def flat(values: Any) -> Any:
-        return None if values is None else values.ravel().astype(precision)
-
-    return {
-        "id": a.id,
-        "source": a.source,
-        "text": a.text,
-        "score": a.score,
-        "image_score": a.image_score,
-        "text_score": a.text_score,
-        "image_map": flat(a.image_map),
-        "grid": None if a.image_map is None else a.image_map.shape,
-        "view": a.view,
-        "text_map": flat(a.text_map),
-        "tokens": a.tokens,
-        "special": a.special,
-        "spans": a.spans,
-        "truncated": a.truncated,
-        "unit": a.unit,
-        "steps": a.steps,
-        "stop_reason": a.stop_reason,
-        "history": [{"name": name, "values": values} for name, values in a.history.items()],
-        "metrics": [{"name": name, "value": value} for name, value in a.metrics.items()],
-        "settings": json.dumps(a.settings),
-    }
-
-
-def _bad_row(pair: BadPair) -> dict[str, Any]:
-    return pair._asdict()
-
-
-def to_attribution(row: dict[str, Any]) -> Attribution:
-    """The attribution of a row without an error."""
-    row = {name: value for name, value in row.items() if name != "error"}
-    image_map, grid, text_map = row.pop("image_map"), row.pop("grid"), row.pop("text_map")
-    return Attribution(
-        image_map=None if image_map is None else np.array(image_map, dtype=np.float32).reshape(grid),
-        text_map=None if text_map is None else np.array(text_map, dtype=np.float32),
-        special=np.array(row.pop("special"), dtype=bool),
-        spans=[(start, end) for start, end in row.pop("spans")],
-        view=tuple(row.pop("view")),
-        history={h["name"]: np.array(h["values"], dtype=np.float32) for h in row.pop("history")},
-        metrics={m["name"]: m["value"] for m in row.pop("metrics", None) or ()},  # parts of version 1 have none
-        settings=json.loads(row.pop("settings")),
-        **row,
-    )

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2ib_lightning.attribution import Attribution
-from m2ib_lightning.store.parts import (
-    Precision,
-    Provenance,
-    columns,
-    naming,
-    open_part,
-    provenance_of,
-    to_attribution,
-    write_part,
-    write_table,
-)
+from m2ib_lightning.files import UNFINISHED
+from m2ib_lightning.store.parts import Provenance, naming, open_part, provenance_of, write_part, write_table
+from m2ib_lightning.store.rows import Precision, columns, to_attribution
 from m2ib_lightning.types import BadPair
 
 if TYPE_CHECKING:
@@ -34,7 +26,8 @@ class AttributionStore:
 
     The parts are `part-RANK-NUMBER.parquet`; without this package, `pandas.read_parquet(folder)`, DuckDB's
     `select * from 'folder/*.parquet'` and `datasets.load_dataset("parquet", data_files="folder/*.parquet")` read them.
-    Maps are flattened row by row, their shape is in the column `grid`.
+    Maps are flattened row by row, their shape is in the column `grid`. An id counts once: where a part stands there
+    under two names, the rows of the first are read, and `doubled` names the others.
 
     Args:
         folder: Made when something is appended.
@@ -53,6 +46,8 @@ class AttributionStore:
         self.folder = Path(folder)
         self._places: dict[str, tuple[Path, int]] = {}
         self._placed: set[Path] = set()
+        self._bad: set[str] = set()
+        self._again: dict[Path, set[int]] = {}
 
     @property
     def parts(self) -> list[Path]:
@@ -62,7 +57,7 @@ class AttributionStore:
     @property
     def provenance(self) -> Provenance | None:
         """What the first part was made with; None if there is no part."""
-        return provenance_of(open_part(self.parts[0])) if self.parts else None
+        return provenance_of(self.parts[0]) if self.parts else None
 
     def append(
         self,
@@ -95,14 +90,21 @@ class AttributionStore:
         return self.folder / f"part-{rank:05d}-{number:06d}.parquet"
 
     def __iter__(self) -> Iterator[Attribution]:
+        import pyarrow as pa
+
+        self._find_places()
         for part in self.parts:
             with naming(part):
+                row = 0
                 for batch in open_part(part).iter_batches(batch_size=256):
-                    yield from (to_attribution(row) for row in batch.to_pylist() if row["error"] is None)
+                    once = self._once(pa.Table.from_batches([batch]), part, row)
+                    row += batch.num_rows
+                    yield from (to_attribution(row) for row in once.to_pylist() if row["error"] is None)
 
     def __len__(self) -> int:
         """The number of attributions, bad pairs not counted."""
-        return sum(open_part(part).metadata.num_rows - bad for part, bad in self._bad_counts())
+        self._find_places()
+        return len(self._places) - len(self._bad)
 
     def __getitem__(self, id: str) -> Attribution:
         """The attribution of a pair. The first look-up reads the ids of all parts, no map; later ones read one part.
@@ -122,24 +124,36 @@ class AttributionStore:
 
     def errors(self) -> Iterator[BadPair]:
         """The pairs that could not be read or explained, with the reason."""
-        for part, bad in self._bad_counts():
-            if bad:
-                for row in self._table(part, list(BadPair._fields)).to_pylist():
-                    if row["error"] is not None:
-                        yield BadPair(**row)
+        for part in self.parts:
+            bad = self._rows(part, list(BadPair._fields))
+            yield from (BadPair(**row) for row in bad.filter(bad["error"].is_valid()).to_pylist())
 
     def ids(self) -> set[str]:
         """The ids of all rows, good and bad."""
-        return {id for part in self.parts for id in self._table(part, ["id"])["id"].to_pylist()}
+        self._find_places()
+        return set(self._places)
+
+    def doubled(self) -> dict[str, int]:
+        """The names of the parts with rows whose ids are in another part before them, with the number of those rows."""
+        self._find_places()
+        return {part.name: len(rows) for part, rows in self._again.items()}
 
     def stop_reasons(self) -> Counter[str]:
         """How many attributions ended for which reason; "" where nothing is fitted."""
-        return Counter(
-            reason
-            for part in self.parts
-            for reason in self._table(part, ["stop_reason"])["stop_reason"].to_pylist()
-            if reason is not None
-        )
+        found = (self._rows(part, ["stop_reason", "error"]) for part in self.parts)
+        return Counter(r for rows in found for r in rows.filter(rows["error"].is_null())["stop_reason"].to_pylist())
+
+    def check(self) -> None:
+        """Read every part whole, each page against its checksum.
+
+        Raises:
+            StoreError: The first one that is damaged.
+        """
+        for part in self.parts:
+            provenance_of(part)
+            with naming(part):
+                for _ in open_part(part).iter_batches(batch_size=256):
+                    pass
 
     def filter(self, expression: pc.Expression) -> Iterator[Attribution]:
         """The attributions for which an expression over the columns is true.
@@ -149,11 +163,13 @@ class AttributionStore:
         """
         import pyarrow.parquet as pq
 
+        self._find_places()
         for part in self.parts:
             open_part(part)
             with naming(part):
-                rows = pq.read_table(part, filters=expression).to_pylist()
-            yield from (to_attribution(row) for row in rows if row["error"] is None)
+                found = pq.read_table(part, filters=expression, page_checksum_verification=True).to_pylist()
+                once = [row for row in found if self._places[row["id"]][0] == part]
+                yield from (to_attribution(row) for row in once if row["error"] is None)
 
     def overlay(self, id: str, opacity: float = 0.9) -> Image.Image:
         """The picture of a pair, read again from where it came from, with its heat map over it.
@@ -176,7 +192,7 @@ class AttributionStore:
         """Everything as a data frame, a row per pair, bad ones included, with `error` set."""
         import pyarrow as pa
 
-        tables = [self._table(part) for part in self.parts] or [columns().empty_table()]
+        tables = [self._rows(part) for part in self.parts] or [columns().empty_table()]
         frame: pd.DataFrame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
         return frame
 
@@ -196,25 +212,42 @@ class AttributionStore:
 
     def drop_errors(self) -> None:
         """Take the bad pairs out, so that they are tried again. A part is replaced whole or stays as it was."""
-        for part, bad in self._bad_counts():
-            if not bad:
-                continue
-            table, made = self._table(part), provenance_of(open_part(part))
-            good = table.filter(table["error"].is_null())
-            if good.num_rows:
-                write_table(part, good, made)
-            else:
+        self._find_places()
+        self.drop(set(self._bad))
+
+    def drop(self, ids: Container[str]) -> None:
+        """Take pairs out, so that they are explained again. A part is replaced whole or stays as it was.
+
+        Args:
+            ids: Of the pairs; those that are not there are passed over.
+        """
+        for part in self.parts:
+            rows = self._table(part)
+            kept = [id not in ids for id in rows["id"].to_pylist()]
+            if not any(kept):
                 part.unlink()
-        self._places, self._placed = {}, set()
+            elif not all(kept):
+                write_table(part, rows.filter(kept), provenance_of(part))
+        self._forget()
 
     def drop_unfinished(self) -> None:
         """Remove what a killed process left of a part that it was writing. Nobody may be writing."""
-        for file in self.folder.glob(".part-*.unfinished"):
+        for file in self.folder.glob(f".part-*{UNFINISHED}"):
             file.unlink(missing_ok=True)
 
     def _table(self, part: Path, names: list[str] | None = None) -> pa.Table:
         with naming(part):
             return open_part(part).read(columns=names)
+
+    def _rows(self, part: Path, names: list[str] | None = None) -> pa.Table:
+        """The rows of a part, without those of pairs that are in a part before it."""
+        self._find_places()
+        return self._once(self._table(part, names), part)
+
+    def _once(self, rows: pa.Table, part: Path, start: int = 0) -> pa.Table:
+        """Rows of a part, of which the first is the row `start`, without those that `doubled` counts."""
+        again = self._again.get(part)
+        return rows if not again else rows.filter([start + i not in again for i in range(len(rows))])
 
     def _row(self, part: Path, row: int) -> dict[str, Any]:
         """One row, of which only the row group is read."""
@@ -228,17 +261,21 @@ class AttributionStore:
 
     def _find_places(self) -> None:
         """Where the rows are of the parts that have come since the last look-up."""
-        for part in self.parts:
-            if part not in self._placed:
-                ids = self._table(part, ["id"])["id"].to_pylist()
-                self._places |= {id: (part, row) for row, id in enumerate(ids)}
-                self._placed.add(part)
+        parts = self.parts
+        if not self._placed <= set(parts):
+            self._forget()
+        for part in parts:
+            if part in self._placed:
+                continue
+            rows = self._table(part, ["id", "error"])
+            for row, (id, good) in enumerate(
+                zip(rows["id"].to_pylist(), rows["error"].is_null().to_pylist(), strict=True)
+            ):
+                if self._places.setdefault(id, (part, row)) != (part, row):
+                    self._again.setdefault(part, set()).add(row)
+                elif not good:
+                    self._bad.add(id)
+            self._placed.add(part)
 
-    def _bad_counts(self) -> Iterator[tuple[Path, int]]:
-        """Each part with its number of bad pairs, which its footer tells."""
-        at = columns().get_field_index("error")
-        for part in self.parts:
-            footer = open_part(part).metadata
-            # A flat column before any nested one: its place in the file is its place in the schema.
-            groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
-            yield part, sum(group.num_rows - group.column(at).statistics.null_count for group in groups)
+    def _forget(self) -> None:
+        self._places, self._placed, self._bad, self._again = {}, set(), set(), {}

@@ -15,11 +15,6 @@ def test_a_logger_without_a_folder_gets_the_runs(given):
     assert (one.init_args.save_dir, two.init_args.save_dir) == ("run", "mine")
 
 
-@pytest.mark.parametrize("given", [None, True, False])
-def test_what_is_no_logger_stays(given):
-    settle_loggers(given, "run")
-
-
 @pytest.mark.parametrize("logged_in", [True, False])
 def test_wandb_is_offline_where_nobody_is_logged_in_and_nothing_is_asked(monkeypatch, logged_in):
     import wandb

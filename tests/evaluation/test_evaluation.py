@@ -29,7 +29,6 @@ from m2ib_lightning.report.comparison import (
     comparison_tables,
     difference,
     difference_tables,
-    verdict,
 )
 from m2ib_lightning.report.comparison_page import save_comparison_page
 from m2ib_lightning.types import Pair, Truth
@@ -216,7 +215,7 @@ def test_a_comparison_is_written_resumed_and_refused_if_it_is_another(embedded, 
 
     metric = found.metrics[0]
     gap = difference(found, metric, "GradCAM", "random")
-    assert gap.pairs == 5 and verdict(gap, metric) in (-1, 0, 1)
+    assert gap.pairs == 5
     tables = comparison_tables(found) + difference_tables(found, "GradCAM")
     assert [table.row_count for table in tables] == [2, 2, 1, 1]
     save_comparison_page(found, tmp_path / "page.html", "GradCAM", "a <caption>")

@@ -1,4 +1,5 @@
 import io
+import math
 
 import numpy as np
 import pandas as pd
@@ -7,7 +8,15 @@ from rich.console import Console
 
 from m2ib_lightning.evaluation import Interval, standard_metrics
 from m2ib_lightning.evaluation.comparison import Comparison
-from m2ib_lightning.report.comparison import comparison_tables, difference_tables, mean_text, range_text, scores_tables
+from m2ib_lightning.metrics import ConfidenceDrop, PointingGame
+from m2ib_lightning.report.comparison import (
+    comparison_tables,
+    difference_tables,
+    mean_text,
+    range_text,
+    scores_tables,
+    verdict,
+)
 
 METHODS = ["random", "M2IB", "IntegratedGradients"]
 KINDS = [comparison_tables, lambda found, width=None: difference_tables(found, "M2IB", width), scores_tables]
@@ -60,3 +69,9 @@ def test_numbers_keep_all_digits_before_the_point():
         range_text(Interval(50.0, 9.96, 1234.5, 3)) == "10..1234"
         and range_text(Interval(0, -0.5, 66.6, 3)) == "-0.5..67"
     )
+
+
+def test_a_verdict_follows_the_interval_and_the_direction_of_the_metric():
+    clear, holds_zero, none = Interval(0.2, 0.1, 0.3, 5), Interval(0.2, -0.1, 0.5, 5), Interval(math.nan, 0, 0, 0)
+    assert [verdict(found, PointingGame()) for found in (clear, holds_zero, none)] == [1, 0, 0]
+    assert [verdict(found, ConfidenceDrop()) for found in (clear, Interval(-0.2, -0.3, -0.1, 5))] == [-1, 1]

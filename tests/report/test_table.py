@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from m2ib_lightning import Attribution
+from m2ib_lightning import Attribution, AttributionStore
+from m2ib_lightning.callbacks.summary import print_totals
+from m2ib_lightning.errors import fail
+from m2ib_lightning.printable import printable
 from m2ib_lightning.report import results_table
 from m2ib_lightning.report.table import place
+from m2ib_lightning.types import BadPair
 from tests.report.made import attribution
 
 LONG = "holidays/2024/summer/IMG_1234567.jpg"
@@ -82,3 +86,30 @@ def test_the_strongest_words_come_first_whatever_their_sign():
     made = attribution("a cat", text_map=np.array([0, -3, -20, 0], np.float32))
     lines = printed(made)
     assert "a -3.0" in lines[3] and "cat -20.0" in lines[4]
+
+
+STEERING = "\x1b[31m\x1b]0;title\x07\x9b2J\u202etac\u2066\u200f\r"
+
+
+def test_what_steers_a_terminal_is_shown_and_not_obeyed():
+    shown = "".join(printed(attribution(f"cat {STEERING}", id=f"a{STEERING}"), width=200))
+    assert not set(STEERING) & set(shown) - set("31m]0;title2Jtac[")
+    assert r"a\x1b[31m\x1b]0;title\x07\x9b2J\u202etac\u2066\u200f" in shown
+
+
+def test_letters_written_from_right_to_left_stay():
+    assert (
+        printable("\u05d7\u05ea\u05d5\u05dc \u0642\u0637 \u732b\ttab\n")
+        == "\u05d7\u05ea\u05d5\u05dc \u0642\u0637 \u732b\ttab\n"
+    )
+
+
+def test_errors_and_bad_pairs_are_printed_without_what_steers_a_terminal(tmp_path, capsys):
+    store = AttributionStore(tmp_path)
+    store.append([BadPair("a\x1b[2J", "", "", "Expected \x9b a cat\u202e.")])
+    print_totals(store, nothing_done=False)
+    with pytest.raises(SystemExit):
+        fail("Expected a\x1b[2J but got \u202eb. Remedy: c.")
+    said = capsys.readouterr()
+    assert r"a\x1b[2J: Expected \x9b a cat\u202e." in said.out and r"Expected a\x1b[2J but got \u202eb." in said.err
+    assert "\x1b" not in said.out + said.err and "\u202e" not in said.out + said.err

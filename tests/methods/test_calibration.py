@@ -1,0 +1,170 @@
+"""Priors are measured once and kept; what cannot be trusted is measured again, and said in one line."""
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from m2ib_lightning import load_backbone
+from m2ib_lightning.data import make_scene
+from m2ib_lightning.methods import calibration
+from m2ib_lightning.methods.calibration import about, find_priors
+from m2ib_lightning.prior import Prior, save_priors
+
+LAYERS = {"image": 1}
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return load_backbone("embedded")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch, backbone):
+    """An empty cache, and priors over two scenes instead of 64."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    scenes = [make_scene(i) for i in range(2)]
+    batch = backbone.preprocess([s.image for s in scenes], [s.caption for s in scenes])
+    monkeypatch.setattr(calibration, "_scenes", lambda _: [batch])
+    return tmp_path / "m2ib_lightning" / "priors"
+
+
+@pytest.fixture
+def measured(monkeypatch) -> list:
+    """The layers that were measured, not read."""
+    asked, original = [], calibration.measure_priors
+    monkeypatch.setattr(
+        calibration, "measure_priors", lambda b, d, layers: asked.append(layers) or original(b, d, layers)
+    )
+    return asked
+
+
+def assert_same(one: Prior, other: Prior) -> None:
+    for part in ("mean", "std", "read_mean"):
+        torch.testing.assert_close(getattr(one, part), getattr(other, part), rtol=0, atol=0)
+
+
+def test_a_prior_is_measured_once_and_read_after_that(cache, measured, backbone):
+    first = find_priors(backbone, "measured", LAYERS)["image"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(find_priors(backbone, "measured", LAYERS)["image"], first)
+    assert measured == [LAYERS] and len(list(cache.iterdir())) == 1
+
+
+def test_every_layer_and_tower_has_a_prior_of_its_own(cache, measured, backbone):
+    asked = [{"image": 1}, {"image": 2}, {"text": 1}, {"text": "embeddings"}]
+    first = [find_priors(backbone, "measured", layers) for layers in asked]
+    again = [find_priors(backbone, "measured", layers) for layers in asked]
+    assert measured == asked and len(list(cache.iterdir())) == 4
+    assert not torch.equal(first[0]["image"].mean, first[1]["image"].mean)
+    for one, other, layers in zip(first, again, asked, strict=True):
+        assert_same(one[next(iter(layers))], other[next(iter(layers))])
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flip(path: Path) -> None:
+    whole = bytearray(path.read_bytes())
+    whole[-100] ^= 64
+    path.write_bytes(whole)
+
+
+def rewrite(path: Path, **changes) -> None:
+    """Values of the caller's choice under the old metadata."""
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as file:
+        said = file.metadata()
+    save_file(load_file(path) | changes, path, metadata=said)
+
+
+def alter(path: Path) -> None:
+    rewrite(path, **{"image.std": torch.full((48,), 1e-6)})
+
+
+@pytest.mark.parametrize("damage", [cut, empty, flip, alter], ids=lambda f: f.__name__)
+def test_a_kept_prior_that_is_damaged_is_measured_again_with_one_line(damage, cache, measured, backbone):
+    first = find_priors(backbone, "measured", LAYERS)["image"]
+    (file,) = cache.iterdir()
+    damage(file)
+    with pytest.warns(UserWarning, match=rf"^Expected priors .*{file}.* It is measured again now\.$") as said:
+        assert_same(find_priors(backbone, "measured", LAYERS)["image"], first)
+    assert len(said) == 1 and "\n" not in str(said[0].message)
+    assert_same(find_priors(backbone, "measured", LAYERS)["image"], first)
+    assert len(measured) == 2
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("std", float("nan")), ("mean", float("inf")), ("std", 0.0), ("std", -1.0)],
+)
+def test_a_file_of_values_that_cannot_be_is_refused(part, value, tmp_path, backbone):
+    width = backbone.tower("image").width
+    prior = Prior(torch.zeros(width), torch.ones(width), torch.zeros(width))
+    getattr(prior, part)[3] = value
+    save_priors(tmp_path / "p", {"image": prior}, **about(backbone, LAYERS))
+    with pytest.raises(ValueError, match=r"'.*/p' holds values that are not finite, or .*not positive. Remedy: "):
+        find_priors(backbone, str(tmp_path / "p"), LAYERS)
+
+
+def test_priors_of_another_model_layer_tower_or_width_are_refused(tmp_path, backbone):
+    width = backbone.tower("image").width
+    said = about(backbone, LAYERS)
+    one = Prior(torch.zeros(width), torch.ones(width), torch.zeros(width))
+    narrow = Prior(torch.zeros(3), torch.ones(3), torch.zeros(3))
+    for name, priors, changes in [
+        ("weights", {"image": one}, {"weights": "other"}),
+        ("image_layer", {"image": one}, {"image_layer": "2"}),
+        ("image width", {"image": narrow}, {}),
+        ("image width", {"text": one}, {}),
+    ]:
+        save_priors(tmp_path / "p", priors, **said | changes)
+        with pytest.raises(ValueError, match=rf"says {{'{name}'.*Remedy: measure them again"):
+            find_priors(backbone, str(tmp_path / "p"), LAYERS)
+    save_priors(tmp_path / "p", {"image": one, "text": narrow}, **said)
+    assert_same(find_priors(backbone, str(tmp_path / "p"), LAYERS)["image"], one)
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs the permissions of Unix")
+def test_a_cache_that_anybody_can_write_is_not_believed(cache, measured, backbone):
+    find_priors(backbone, "measured", LAYERS)
+    assert cache.stat().st_mode & 0o077 == 0
+    cache.chmod(0o777)
+    with pytest.warns(UserWarning, match=r"writable by its user alone. Remedy: chmod go-w"):
+        find_priors(backbone, "measured", LAYERS)
+    assert len(measured) == 2
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path, monkeypatch, cache, measured, backbone):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    for _ in range(2):
+        find_priors(backbone, "measured", LAYERS)
+    assert len(measured) == 2
+
+
+@pytest.mark.slow
+def test_processes_that_measure_at_once_leave_one_whole_file(tmp_path):
+    program = (
+        "from m2ib_lightning import load_backbone\n"
+        "from m2ib_lightning.methods.calibration import find_priors\n"
+        "print(find_priors(load_backbone('embedded'), 'measured', {'image': 1})['image'].mean.double().sum().item())\n"
+    )
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-W", "error::UserWarning", "-c", program]
+    running = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = {process.communicate(timeout=200)[0] for process in running}
+    assert [process.returncode for process in running] == [0, 0, 0] and len(said) == 1
+    assert len(list((tmp_path / "m2ib_lightning" / "priors").iterdir())) == 1
