@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def _method(name: str | type[AttributionMethod]) -> type[AttributionMethod]:
     known = {
         key.lower(): value
         for key, value in vars(methods).items()
-        if isinstance(value, type) and issubclass(value, AttributionMethod) and value is not AttributionMethod
+        if isinstance(value, type) and issubclass(value, AttributionMethod) and not inspect.isabstract(value)
     }
     if name.lower() not in known:
         raise ValueError(

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "m2ib_lightning"
 LAYERS = [
-    {"types", "files", "printable"},
+    {"types", "checks", "files", "printable"},
     {"attribution", "prior", "losses", "metrics", "backbones"},
     {"bottleneck"},
     {"store", "data", "methods"},

@@ -48,7 +48,7 @@ class ScoreWriter(Callback):
         if not isinstance(pl_module, AttributionMethod):
             return
         label = type(pl_module).__name__
-        random = RandomMap(pl_module.prepare(), pl_module.modalities, pl_module.seed)
+        random = RandomMap(pl_module.prepare(), pl_module.modalities)
         self.rows = []
         self.evaluators = {
             name: Evaluator(method, copy.deepcopy(self.metrics), self.protocol)

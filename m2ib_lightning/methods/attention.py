@@ -10,6 +10,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -18,14 +19,14 @@ from m2ib_lightning.methods.objective import Objective
 
 
 class Attended(NamedTuple):
-    """One call of attention: Q queries over L tokens, in heads of width d.
+    """One call of attention: q queries over l tokens, in heads of width d.
 
     Attributes:
-        query: (B, heads, Q, d); Q is L, or 1 where a block computes the token that the head reads and no other.
-        key: (B, heads, L, d).
-        value: (B, heads, L, d).
-        weights: (B, heads, Q, L), rows sum to 1.
-        output: (B, heads, Q, d), weights @ value.
+        query: (b, heads, q, d); q is l, or 1 where a block computes the token that the head reads and no other.
+        key: (b, heads, l, d).
+        value: (b, heads, l, d).
+        weights: (b, heads, q, l); rows sum to 1.
+        output: (b, heads, q, d), weights @ value.
     """
 
     query: Tensor
@@ -78,13 +79,15 @@ def attended(
 
 
 def attention_of(objective: Objective) -> tuple[Tensor, list[Attended]]:
-    """The cosine similarities (B,) of the clean pairs and what each block of the tower attended to, in order.
+    """The cosine similarities (b,) of the clean pairs and what each block of the tower attended to, in order.
 
     Raises:
         ValueError: The tower has no read-out token, or does not attend once in each block.
     """
     with AttentionRecord() as record:
-        score = objective.of_states(objective.hidden.states[None], objective.hidden, "embeddings")[0]
+        score = objective.of_states(
+            rearrange(objective.hidden.states, "b l d -> 1 b l d"), objective.hidden, "embeddings"
+        )[0]
     if objective.hidden.read is None:
         raise ValueError(
             f"Expected the {objective.modality} tower's head to read one token, whose attention this method takes, "
@@ -99,8 +102,19 @@ def attention_of(objective: Objective) -> tuple[Tensor, list[Attended]]:
     return score, record.calls
 
 
+def identity(objective: Objective) -> Tensor:
+    """A unit matrix for each pair, (b, l, l): no token has attended to another yet."""
+    batch, length = objective.content.shape
+    return repeat(torch.eye(length, device=objective.clean.device), "q l -> b q l", b=batch)
+
+
+def carried(rows: Tensor, flow: Tensor, objective: Objective) -> Tensor:
+    """The rows (b, l, l) that a block's `flow` (b, q, l) is added to: all, or the read-out token's if q is 1."""
+    return rearrange(read_rows(rows, objective), "b l -> b 1 l") if flow.shape[1] == 1 else rows
+
+
 def read_rows(rows: Tensor, objective: Objective) -> Tensor:
-    """Of (B, ..., Q, X), the row of the token that the head reads, (B, ..., X)."""
+    """Of rows (b, ..., q, x), that of the token that the head reads, (b, ..., x)."""
     if rows.shape[-2] == 1:
         return rows.squeeze(-2)
     assert objective.hidden.read is not None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
 
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone, load_backbone
+from m2ib_lightning.checks import check_at_least as check_at_least
 from m2ib_lightning.types import BadPair, Modality, Pair, PairBatch
 
 MODALITIES: tuple[Modality, ...] = ("image", "text")
@@ -20,35 +21,39 @@ MODALITIES: tuple[Modality, ...] = ("image", "text")
 class AttributionMethod(pl.LightningModule):
     """A way of explaining pairs with a frozen model. A further method implements `attribute`, in one file.
 
+    What the constructor of a method takes is recorded here (Lightning's `save_hyperparameters`) and goes into the
+    `settings` of every result, so a further method need not say it again.
+
     Args:
         backbone: "embedded", a folder with a checkpoint, a Hugging Face hub name, or a loaded backbone.
         modalities: What to explain: "image", "text" or both.
-        seed: Of everything random in the method.
 
     Attributes:
-        unit: Of the maps' values.
+        unit: What the maps' values are measured in, such as "nats", "cos" or "1".
+        control: Whether the method knows nothing of the pair, so that what a metric gives it is given for nothing.
+        unrecorded: Arguments that are left out of the settings, since no result depends on them or they are no values.
 
     Raises:
         ValueError: `modalities` names something else, nothing, or something twice.
     """
 
     unit: str
+    control: ClassVar[bool] = False
+    unrecorded: ClassVar[tuple[str, ...]] = ("backbone",)
 
     def __init__(
         self,
         backbone: str | Backbone = "embedded",
         modalities: Sequence[Modality] = MODALITIES,
-        seed: int = 0,
     ) -> None:
         super().__init__()
+        self.save_hyperparameters(ignore=list(self.unrecorded), logger=False)
         if not modalities or len(set(modalities)) != len(modalities) or not set(modalities) <= set(MODALITIES):
             raise ValueError(
                 f"Expected `modalities` to be one or both of 'image' and 'text' but got {list(modalities)}. "
                 "Remedy: name each once."
             )
         self.modalities = tuple(m for m in MODALITIES if m in modalities)
-        self.seed = seed
-        self._backbone: Backbone | str = ""
         self.backbone = backbone if isinstance(backbone, Backbone) else None
         self.backbone_name = backbone.name if isinstance(backbone, Backbone) else backbone
         # Checkpoints hold what was fitted and not the backbone.
@@ -77,12 +82,14 @@ class AttributionMethod(pl.LightningModule):
     def settings(self) -> dict[str, Any]:
         """What a result is made with; goes into each one."""
         assert self.backbone is not None
+        # LightningCLI gives the arguments as the configuration has them, beside the class's name.
+        given = self.hparams.get("init_args", self.hparams)
         return {
             "method": type(self).__name__,
             "backbone": self.backbone_name,
             "weights": self.backbone.weight_hash,
+            **{name: value for name, value in given.items() if name not in self.unrecorded and name[0] != "_"},
             "modalities": list(self.modalities),
-            "seed": self.seed,
         }
 
     def setup(self, stage: str) -> None:
@@ -128,16 +135,6 @@ class AttributionMethod(pl.LightningModule):
         """Leave the backbone out."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("backbone.")}
-
-
-def check_at_least(name: str, value: float, least: float) -> None:
-    """Refuse a number that is too small.
-
-    Raises:
-        ValueError: It is.
-    """
-    if not value >= least:
-        raise ValueError(f"Expected `{name}` to be at least {least} but got {value}. Remedy: choose a larger one.")
 
 
 def as_attributions(

@@ -76,6 +76,7 @@ class M2IB(AttributionMethod):
     """
 
     unit = "nats"
+    unrecorded = ("backbone", "optimizer", "loss_terms", "noise_chunk", "compile")
 
     def __init__(
         self,
@@ -99,7 +100,7 @@ class M2IB(AttributionMethod):
         compile: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__(backbone, modalities, seed)
+        super().__init__(backbone, modalities)
         # A step is several backward passes, one for each chunk of noise.
         self.automatic_optimization = False
         check_at_least("steps", steps, 1)

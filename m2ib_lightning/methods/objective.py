@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from einops import rearrange, reduce, repeat
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -20,21 +21,21 @@ SEQUENCE_VALUES = 2**21
 
 
 class Objective:
-    """cos(f_m(x), e_other) with x the pixels (B, 3, H, W) or token embeddings (B, L, D) of one modality m.
+    """cos(f_m(x), e_other) with x the pixels (b, 3, h, w) or token embeddings (b, l, d) of one modality m.
 
     Args:
-        backbone: Frozen.
+        backbone: The frozen model.
         batch: The pairs.
-        modality: m.
-        target: (B, E) clean embedding of the other modality.
-        clean: (B,) cosine similarity of the clean pairs.
+        modality: m, the tower whose input is explained.
+        target: Clean embedding of the other modality, (b, e).
+        clean: Cosine similarity of the clean pairs, (b,).
 
     Attributes:
         inputs: x of the pairs as they are.
         clean: As given.
         hidden: The tower's states on the embeddings.
-        content: (B, L) bool, the tokens that stand for a part of the input.
-        grid: (gh, gw) of an image, else None.
+        content: The tokens that stand for a part of the input, (b, l) bool.
+        grid: (gh, gw) of an image, None of a text.
     """
 
     def __init__(self, backbone: Backbone, batch: PairBatch, modality: Modality, target: Tensor, clean: Tensor) -> None:
@@ -64,28 +65,41 @@ class Objective:
             return self.tower.prefix(self.batch, layer)
 
     def of_states(self, states: Tensor, hidden: HiddenStates, layer: Layer) -> Tensor:
-        """(K, B) cosine similarities with hidden states (K, B, L, D) after block `layer`."""
+        """Cosine similarities (k, b) with hidden states (k, b, l, d) after block `layer`."""
         embedding = self.tower.suffix(states, hidden, layer).float()
         return F.cosine_similarity(embedding, self.target, dim=-1)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """(K, B) cosine similarities with other inputs, (K, B, 3, H, W) or (K, B, L, D)."""
-        many, flat = repeat(self.batch, len(inputs)), inputs.flatten(0, 1)
+        """Cosine similarities (k, b) with other inputs, (k, b, 3, h, w) or (k, b, l, d)."""
+        many, flat = repeat_pairs(self.batch, len(inputs)), rearrange(inputs, "k b ... -> (k b) ...")
         if self.modality == "image":
             hidden = self.tower.prefix(many._replace(pixel_values=flat), "embeddings")
         else:
             with token_embeddings(many.input_ids, flat):
                 hidden = self.tower.prefix(many, "embeddings")
-        embedding = self.tower.suffix(hidden.states[None], hidden, "embeddings")[0].float()
-        return F.cosine_similarity(embedding.unflatten(0, (len(inputs), -1)), self.target, dim=-1)
+        states = rearrange(hidden.states, "kb l d -> 1 kb l d")
+        embedding = self.tower.suffix(states, hidden, "embeddings").float()
+        return F.cosine_similarity(rearrange(embedding, "1 (k b) e -> k b e", k=len(inputs)), self.target, dim=-1)
+
+    def gradient(self, inputs: Tensor) -> Tensor:
+        """D cos / d x at other inputs, (k, b, 3, h, w) or (k, b, l, d)."""
+        points = inputs.detach().requires_grad_()
+        (found,) = torch.autograd.grad(self(points).sum(), points)
+        return found.float()
+
+    def emptied(self) -> Tensor:
+        """The inputs with nothing in them: zeros for pixels and for the embeddings of content tokens."""
+        if self.grid:
+            return torch.zeros_like(self.inputs)
+        return self.inputs.masked_fill(rearrange(self.content, "b l -> b l 1"), 0)
 
     @torch.no_grad()
     def masked(self, masks: Tensor, fill: Tensor | None = None) -> Tensor:
-        """(K, B) cosine similarities with inputs x * m + fill * (1 - m), a few at a time.
+        """Cosine similarities (k, b) with inputs x * m + fill * (1 - m), a few at a time.
 
         Args:
-            masks: m in [0, 1]: (K, B or 1, h, w) of an image, spread over the pixels by nearest neighbours;
-                (K, B or 1, L) of a text, whose special tokens stay as they are.
+            masks: m in [0, 1]: (k, b or 1, rows, columns) of an image, spread over the pixels by nearest neighbours;
+                (k, b or 1, l) of a text, whose special tokens stay as they are.
             fill: Inputs that stand where the mask is 0, which broadcast with x; 0 by default: the data set's mean of
                 normalised pixels, no token.
         """
@@ -94,33 +108,39 @@ class Objective:
         return torch.cat([self(self.blend(part, fill)) for part in masks.split(at_once)])
 
     def blend(self, masks: Tensor, fill: Tensor | None = None) -> Tensor:
-        """The inputs that `masked` reads, (K, B, ...)."""
+        """The inputs that `masked` reads, (k, b, 3, h, w) or (k, b, l, d)."""
         if self.modality == "image":
             size = self.inputs.shape[-2:]
             if masks.shape[-2:] != size:
                 masks = F.interpolate(masks.float(), size, mode="nearest")
-            weight = masks[:, :, None].float()
+            weight = rearrange(masks.float(), "k b h w -> k b 1 h w")
         else:
-            weight = torch.where(self.content, masks.float(), masks.new_ones((), dtype=torch.float32))[..., None]
+            weight = torch.where(self.content, masks.float(), masks.new_ones((), dtype=torch.float32))
+            weight = rearrange(weight, "k b l -> k b l 1")
         blended = self.inputs * weight
         return blended if fill is None else blended + fill * (1 - weight)
 
     def token_map(self, values: Tensor) -> Tensor:
-        """Values per token (B, L) as a map: (B, gh, gw) of an image, (B, L) of a text."""
-        return values[self.content].reshape(-1, *self.grid) if self.grid else values * self.hidden.valid
+        """Values per token (b, l) as a map: (b, gh, gw) of an image, (b, l) of a text."""
+        if not self.grid:
+            return values * self.hidden.valid
+        height, width = self.grid
+        return rearrange(values[self.content], "(b gh gw) -> b gh gw", gh=height, gw=width)
 
     def input_map(self, values: Tensor) -> Tensor:
-        """Values per input element as a map, summed over channels and over the pixels of each patch."""
-        if not self.grid:
-            return values.sum(-1) * self.hidden.valid
-        cell = self.inputs.shape[-2] * self.inputs.shape[-1] / math.prod(self.grid)
-        return F.adaptive_avg_pool2d(values.sum(-3), self.grid) * cell
+        """Values per input element as a map, summed over channels and over the pixels of each patch.
 
-    def gradient(self, inputs: Tensor) -> Tensor:
-        """Gradients of the similarities (K, B) in their own inputs, of the same shape (K, B, ...) as these."""
-        inputs = inputs.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(self(inputs).sum(), inputs)
-        return gradient
+        Args:
+            values: (b, 3, h, w) or (b, l, d).
+
+        Returns:
+            (b, gh, gw) or (b, l).
+        """
+        if not self.grid:
+            return reduce(values, "b l d -> b l", "sum") * self.hidden.valid
+        cell = self.inputs.shape[-2] * self.inputs.shape[-1] / math.prod(self.grid)
+        # Cells overlap by a pixel where the grid does not divide the picture.
+        return F.adaptive_avg_pool2d(reduce(values, "b c h w -> b h w", "sum"), self.grid) * cell
 
 
 def objectives(backbone: Backbone, batch: PairBatch) -> dict[Modality, Objective]:
@@ -135,19 +155,19 @@ def objectives(backbone: Backbone, batch: PairBatch) -> dict[Modality, Objective
 
 @contextlib.contextmanager
 def gradients() -> Iterator[None]:
-    """Gradients on, also inside `torch.inference_mode()`."""
+    """Turn gradients on, also inside `torch.inference_mode()`."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
-def repeat(batch: PairBatch, times: int) -> PairBatch:
+def repeat_pairs(batch: PairBatch, times: int) -> PairBatch:
     """The pairs of a batch several times, one copy after another."""
     if times == 1:
         return batch
     return batch._replace(
-        pixel_values=torch.cat([batch.pixel_values] * times),
-        input_ids=torch.cat([batch.input_ids] * times),
-        attention_mask=torch.cat([batch.attention_mask] * times),
+        pixel_values=repeat(batch.pixel_values, "b c h w -> (k b) c h w", k=times),
+        input_ids=repeat(batch.input_ids, "b l -> (k b) l", k=times),
+        attention_mask=repeat(batch.attention_mask, "b l -> (k b) l", k=times),
         views=batch.views * times,
         tokens=batch.tokens * times,
         spans=batch.spans * times,
@@ -180,8 +200,8 @@ def token_embeddings(ids: Tensor, other: Tensor | None = None) -> Iterator[list[
     Nothing is registered on the model: the call of `torch.nn.functional.embedding` is seen on its way.
 
     Args:
-        ids: (B, L), as the model looks them up.
-        other: (B, L, D), or None to leave the embeddings as they are.
+        ids: Token ids (b, l), as the model looks them up.
+        other: Embeddings (b, l, d), or None to leave the embeddings as they are.
 
     Yields:
         A list that holds the model's own embeddings when it is left.

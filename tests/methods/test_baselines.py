@@ -1,18 +1,31 @@
 """What every baseline keeps, whatever it computes."""
 
+import inspect
+import json
+
 import numpy as np
 import pytest
 import torch
 
-from m2ib_lightning import explain, methods
-from m2ib_lightning.methods import RISE, AttributionMethod, CentrePrior, KernelSHAP, RandomMap, SmoothGrad
-from m2ib_lightning.methods.baseline import Baseline
+from m2ib_lightning import AttributionStore, explain, methods
+from m2ib_lightning.cli import main
+from m2ib_lightning.methods import (
+    RISE,
+    AttributionMethod,
+    Baseline,
+    CentrePrior,
+    Chefer,
+    KernelSHAP,
+    RandomMap,
+    SmoothGrad,
+    UniformMap,
+)  # fmt: skip
 
 FAST = {RISE: {"samples": 20}, KernelSHAP: {"samples": 80}, SmoothGrad: {"samples": 3}}
 BASELINES = [
     kind
     for kind in (getattr(methods, name) for name in methods.__all__)
-    if isinstance(kind, type) and issubclass(kind, Baseline)
+    if isinstance(kind, type) and issubclass(kind, Baseline) and kind is not Baseline
 ]
 
 
@@ -20,8 +33,8 @@ def make(kind, backbone, **arguments) -> AttributionMethod:
     return kind(backbone, **FAST.get(kind, {}), **arguments)
 
 
-def test_all_fourteen_are_public():
-    assert len(BASELINES) == 14
+def test_all_fifteen_are_public():
+    assert len(BASELINES) == 15
 
 
 @pytest.mark.parametrize("kind", BASELINES)
@@ -33,7 +46,7 @@ def test_maps_are_finite_and_of_the_models_shape(kind, backbone, pairs):
         assert result.image_map.shape == backbone.image.grid(backbone.preprocess_pairs([pair]))
         assert result.text_map.shape == (len(result.tokens),)
         # These cut negative values off, and on a random model that may be all of them.
-        assert np.ptp(result.image_map) > 0 or kind in (methods.GradECLIP, methods.GradCAM)
+        assert np.ptp(result.image_map) > 0 or kind in (methods.GradECLIP, methods.GradCAM, UniformMap)
         clean = [backbone.embed(m, backbone.preprocess_pairs([pair])) for m in ("image", "text")]
         assert result.score == pytest.approx(float(torch.cosine_similarity(*clean)), abs=1e-5)
 
@@ -76,6 +89,30 @@ def test_the_backbone_is_not_changed(backbone, pairs):
 def test_baselines_are_called_by_name(pairs):
     result = explain(pairs[0].image, pairs[0].text, method="gradcam")[0]
     assert result.settings["method"] == "GradCAM" and result.settings["image_layer"] == 4
+
+
+def test_settings_hold_every_argument_and_a_seed_only_where_something_is_random(backbone, pairs):
+    batch = backbone.preprocess_pairs(pairs[:1])
+    made = {"modalities": ["image", "text"], "first_block": -1, "scale": 2.0}
+    settings = Chefer(backbone, first_block=-1, scale=2.0).attribute(batch)[0].settings
+    assert {name: settings[name] for name in settings if name not in ("method", "backbone", "weights")} == made
+    assert json.loads(json.dumps(settings)) == settings
+    seeded = {kind.__name__ for kind in BASELINES if "seed" in inspect.signature(kind).parameters}
+    assert seeded == {"RISE", "KernelSHAP", "SmoothGrad", "RandomMap"}
+    assert {kind.__name__ for kind in BASELINES if kind.control} == {"RandomMap", "CentrePrior", "UniformMap"}
+
+
+def test_settings_are_the_same_from_python_and_from_a_configuration(tmp_path):
+    main(["predict", "--model=Chefer", "--model.scale=2", "--data.scenes=1", f"--output={tmp_path}"])
+    (result,) = AttributionStore(tmp_path / "attributions")
+    method = Chefer("embedded", scale=2.0)
+    method.prepare()
+    assert result.settings == method.settings
+
+
+def test_the_uniform_map_leaves_the_input_as_it_is(backbone, pairs):
+    results = UniformMap(backbone).attribute(backbone.preprocess_pairs(pairs))
+    assert all((a.image_map == 1).all() and (a.text_map == 1).all() for a in results)
 
 
 def test_random_maps_differ_between_pairs_and_seeds_and_not_between_runs(backbone, pairs):

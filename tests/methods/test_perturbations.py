@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from m2ib_lightning.methods import RISE, KernelSHAP, Occlusion
-from m2ib_lightning.methods.kernel_shap import draw_coalitions, shapley, with_ends
+from m2ib_lightning.methods.baselines.kernel_shap import draw_coalitions, shapley, with_ends
+from m2ib_lightning.methods.baselines.rise import coarse_masks
 from m2ib_lightning.methods.objective import objectives
-from m2ib_lightning.methods.rise import coarse_masks
 from tests.methods.agreement import assert_agrees
 
 

@@ -7,20 +7,21 @@ Interpretability", ICLR 2025 (arXiv 2502.14889), and its released code.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from einops import rearrange, reduce
 from torch import Tensor
 
 from m2ib_lightning.backbones import Backbone
-from m2ib_lightning.methods.base import MODALITIES, check_at_least
-from m2ib_lightning.methods.baseline import Baseline
+from m2ib_lightning.checks import check_at_least
+from m2ib_lightning.methods.base import MODALITIES
+from m2ib_lightning.methods.baselines.base import LayerBaseline
 from m2ib_lightning.methods.calibration import default_layer
 from m2ib_lightning.methods.objective import Objective
 from m2ib_lightning.types import Layer, Modality
 
 
-class NIB(Baseline):
+class NIB(LayerBaseline):
     """Sums the gradient along the straight line from zero to a block's hidden states.
 
     Per token: sum over channels of h / n * sum over i = 1..n of d cos / d h at h i / n. Negative values speak against
@@ -32,8 +33,7 @@ class NIB(Baseline):
         modalities: What to explain: "image", "text" or both.
         image_layer: Block whose output is explained, 0-based, or "embeddings"; about 3/4 of the depth by default.
         text_layer: The same of the text.
-        steps: n, >= 1.
-        seed: Not used.
+        steps: n, at least 1.
 
     Raises:
         ValueError: `steps` is too small.
@@ -48,40 +48,22 @@ class NIB(Baseline):
         image_layer: Layer | None = None,
         text_layer: Layer | None = None,
         steps: int = 10,
-        seed: int = 0,
     ) -> None:
-        super().__init__(backbone, modalities, seed)
+        super().__init__(backbone, modalities, image_layer, text_layer)
         check_at_least("steps", steps, 1)
-        self.layers: dict[Modality, Layer | None] = {"image": image_layer, "text": text_layer}
         self.steps = steps
 
-    def layer_of(self, modality: Modality) -> Layer:
-        """The layer that a tower is explained at."""
-        given = self.layers[modality]
-        if given is not None:
-            return given
-        # The released 9 of 12, counted as the input of a block: one before M2IB's.
-        return max(0, int(default_layer(modality, self.prepare().tower(modality).depth, "unit")) - 1)
-
-    def prepare(self) -> Backbone:
-        """Load the backbone and check the layers against it."""
-        backbone = super().prepare()
-        for modality, layer in self.layers.items():
-            if layer is not None:
-                backbone.tower(modality).check_layer(layer, f"{modality}_layer")
-        return backbone
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The method's own arguments."""
-        return {f"{m}_layer": self.layer_of(m) for m in self.modalities} | {"steps": self.steps}
+    def default_layer(self, depth: int) -> int:
+        """The released 9 of 12, counted as the input of a block: one before M2IB's."""
+        return max(0, int(default_layer("image", depth, "unit")) - 1)
 
     def relevance(self, objective: Objective) -> Tensor:
-        """Integrated gradients of the hidden states, all steps in one pass."""
+        """Integrated gradients of the hidden states, all steps in one pass; (b, gh, gw) or (b, l)."""
         layer = self.layer_of(objective.modality)
         hidden = objective.states(layer)
         line = torch.linspace(1 / self.steps, 1, self.steps, device=hidden.states.device)
-        points = (line[:, None, None, None] * hidden.states).requires_grad_()
+        points = (rearrange(line, "k -> k 1 1 1") * hidden.states).requires_grad_()
         score = objective.of_states(points, hidden, layer)
         (gradient,) = torch.autograd.grad(score.sum(), points)
-        return objective.token_map((hidden.states * gradient.mean(0)).sum(-1))
+        mean = reduce(gradient, "k b l d -> b l d", "mean")
+        return objective.token_map(reduce(hidden.states * mean, "b l d -> b l", "sum"))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from einops import reduce
 from torch import Tensor
 
 from m2ib_lightning.backbones import Backbone
-from m2ib_lightning.methods.attention import attention_of, read_rows
-from m2ib_lightning.methods.base import MODALITIES, check_at_least
-from m2ib_lightning.methods.baseline import Baseline
+from m2ib_lightning.checks import check_at_least
+from m2ib_lightning.methods.attention import attention_of, carried, identity, read_rows
+from m2ib_lightning.methods.base import MODALITIES
+from m2ib_lightning.methods.baselines.base import Baseline
 from m2ib_lightning.methods.objective import Objective
 from m2ib_lightning.types import Modality
 
@@ -25,7 +26,6 @@ class Chefer(Baseline):
         first_block: Blocks before this one are passed over. The paper takes all; its CLIP notebook the last one only,
             which is -1 here.
         scale: What the cosine is multiplied by, as CLIP's logits are; it weighs long paths against short ones.
-        seed: Not used.
 
     Raises:
         ValueError: `scale` is negative.
@@ -39,26 +39,19 @@ class Chefer(Baseline):
         modalities: Sequence[Modality] = MODALITIES,
         first_block: int = 0,
         scale: float = 100.0,
-        seed: int = 0,
     ) -> None:
-        super().__init__(backbone, modalities, seed)
+        super().__init__(backbone, modalities)
         check_at_least("scale", scale, 0)
         self.first_block, self.scale = first_block, scale
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """The method's own arguments."""
-        return {"first_block": self.first_block, "scale": self.scale}
-
     def relevance(self, objective: Objective) -> Tensor:
-        """The read-out token's row of R."""
+        """The read-out token's row of R, (b, gh, gw) or (b, l)."""
         score, calls = attention_of(objective)
         calls = calls[self.first_block :]
         gradients = torch.autograd.grad(self.scale * score.sum(), [call.weights for call in calls])
-        batch, length = objective.content.shape
-        rows = torch.eye(length, device=score.device).expand(batch, -1, -1)
+        rows = identity(objective)
         for call, gradient in zip(calls, gradients, strict=True):
-            flow = (call.weights.detach() * gradient).clamp(min=0).mean(1) @ rows
-            # The last block may hold one query, the token that the head reads.
-            rows = (read_rows(rows, objective)[:, None] if flow.shape[1] == 1 else rows) + flow
+            positive = (call.weights.detach() * gradient).clamp(min=0)
+            flow = reduce(positive, "b heads q l -> b q l", "mean") @ rows
+            rows = carried(rows, flow, objective) + flow
         return objective.token_map(read_rows(rows, objective))

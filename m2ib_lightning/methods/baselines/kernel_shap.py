@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor
 
 from m2ib_lightning.backbones import Backbone
-from m2ib_lightning.methods.base import MODALITIES, check_at_least
-from m2ib_lightning.methods.baseline import Baseline
+from m2ib_lightning.checks import check_at_least
+from m2ib_lightning.methods.base import MODALITIES
+from m2ib_lightning.methods.baselines.base import Baseline
 from m2ib_lightning.methods.objective import Objective
 from m2ib_lightning.types import Modality
 
@@ -32,8 +33,8 @@ class KernelSHAP(Baseline):
     Args:
         backbone: "embedded", a folder with a checkpoint, a Hugging Face hub name, or a loaded backbone.
         modalities: What to explain: "image", "text" or both.
-        samples: Coalitions, >= 2.
-        seed: Of the coalitions.
+        samples: How many coalitions are drawn, at least 2.
+        seed: The coalitions follow from it; another one gives others.
 
     Raises:
         ValueError: `samples` is too small.
@@ -48,24 +49,20 @@ class KernelSHAP(Baseline):
         samples: int = 1000,
         seed: int = 0,
     ) -> None:
-        super().__init__(backbone, modalities, seed)
+        super().__init__(backbone, modalities)
         check_at_least("samples", samples, 2)
-        self.samples = samples
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The method's own arguments."""
-        return {"samples": self.samples}
+        self.samples, self.seed = samples, seed
 
     def relevance(self, objective: Objective) -> Tensor:
-        """Shapley values; pairs with as many players share their coalitions and one regression."""
+        """Shapley values, (b, gh, gw) or (b, l); pairs of one size share coalitions and one regression."""
         content = objective.content
         if objective.grid:
             players = math.prod(objective.grid)
             coalitions, weights = draw_coalitions(players, self.samples, self.seed)
-            masks = with_ends(coalitions).to(content.device)
-            scores = objective.masked(masks.reshape(-1, 1, *objective.grid))
-            return shapley(coalitions, weights, scores).T.reshape(-1, *objective.grid)
+            height, width = objective.grid
+            masks = rearrange(with_ends(coalitions).to(content.device), "s (gh gw) -> s 1 gh gw", gh=height, gw=width)
+            values = shapley(coalitions, weights, objective.masked(masks))
+            return rearrange(values, "(gh gw) b -> b gh gw", gh=height, gw=width)
         values = torch.zeros(content.shape, device=content.device)
         counts = content.sum(1)
         drawn = {n: draw_coalitions(n, self.samples, self.seed) for n in counts.unique().tolist()}
@@ -73,22 +70,23 @@ class KernelSHAP(Baseline):
         masks = torch.ones(longest, *content.shape, device=content.device)
         for n, (coalitions, _) in drawn.items():
             rows, part = counts == n, with_ends(coalitions).to(content.device)
-            masks[: len(part), content & rows[:, None]] = part.repeat(1, int(rows.sum()))
+            own = content & rearrange(rows, "b -> b 1")
+            masks[: len(part), own] = repeat(part, "s n -> s (b n)", b=int(rows.sum()))
         scores = objective.masked(masks)
         for n, (coalitions, weights) in drawn.items():
             rows = counts == n
             found = shapley(coalitions, weights, scores[: len(coalitions) + 2, rows])
-            values[content & rows[:, None]] = found.T.flatten()
+            values[content & rearrange(rows, "b -> b 1")] = rearrange(found, "n b -> (b n)")
         return values
 
 
 def with_ends(coalitions: Tensor) -> Tensor:
-    """The coalitions after the empty one and the full one, (S + 2, n)."""
+    """The coalitions after the empty one and the full one, (s + 2, n)."""
     return torch.cat([torch.zeros(1, coalitions.shape[1]), torch.ones(1, coalitions.shape[1]), coalitions])
 
 
 def draw_coalitions(players: int, samples: int, seed: int) -> tuple[Tensor, Tensor]:
-    """(S, n) of 0 and 1 and their weights (S,): all coalitions but the ends, or as many drawn by Shapley's kernel."""
+    """(s, n) of 0 and 1 and their weights (s,): all coalitions but the ends, or as many drawn by Shapley's kernel."""
     n = players
     if n < 2:
         return torch.zeros(0, n), torch.zeros(0)
@@ -101,7 +99,7 @@ def draw_coalitions(players: int, samples: int, seed: int) -> tuple[Tensor, Tens
     chances = (n - 1) / (sizes * (n - sizes)).float()
     size = sizes[torch.multinomial(chances, samples // 2, replacement=True, generator=generator)]
     places = torch.rand(len(size), n, generator=generator).argsort(1).argsort(1)
-    half = (places < size[:, None]).float()
+    half = (places < rearrange(size, "s -> s 1")).float()
     return torch.cat([half, 1 - half]), torch.ones(2 * len(half))
 
 
@@ -109,12 +107,12 @@ def shapley(coalitions: Tensor, weights: Tensor, scores: Tensor) -> Tensor:
     """Weighted least squares under the condition that the values sum to v(all) - v(none).
 
     Args:
-        coalitions: Z, (S, n).
-        weights: w, (S,).
-        scores: v, (S + 2, B): of nothing, of everything, then of the coalitions.
+        coalitions: Z, (s, n).
+        weights: w, (s,).
+        scores: v, (s + 2, b): of nothing, of everything, then of the coalitions.
 
     Returns:
-        phi, (n, B): with A = Z'wZ and b = Z'w(v - v(none)), A^-1 (b - 1 (1'A^-1 b - total) / 1'A^-1 1).
+        phi, (n, b): with A = Z'wZ and b = Z'w(v - v(none)), A^-1 (b - 1 (1'A^-1 b - total) / 1'A^-1 1).
     """
     v = scores.double()
     total, n = v[1] - v[0], coalitions.shape[1]

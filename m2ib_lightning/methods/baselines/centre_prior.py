@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from einops import rearrange, reduce, repeat
 from torch import Tensor
 
 from m2ib_lightning.backbones import Backbone
-from m2ib_lightning.methods.base import MODALITIES, check_at_least
-from m2ib_lightning.methods.baseline import Baseline
+from m2ib_lightning.checks import check_at_least
+from m2ib_lightning.methods.base import MODALITIES
+from m2ib_lightning.methods.baselines.base import Baseline
 from m2ib_lightning.methods.objective import Objective
 from m2ib_lightning.types import Modality
 
@@ -21,39 +22,36 @@ class CentrePrior(Baseline):
     Args:
         backbone: "embedded", a folder with a checkpoint, a Hugging Face hub name, or a loaded backbone.
         modalities: What to explain: "image", "text" or both.
-        spread: s.
-        seed: Not used.
+        spread: s, as a share of the side of the picture, at least 0.01.
 
     Raises:
         ValueError: `spread` is too small.
     """
 
     unit = "1"
+    control = True
 
     def __init__(
         self,
         backbone: str | Backbone = "embedded",
         modalities: Sequence[Modality] = MODALITIES,
         spread: float = 0.25,
-        seed: int = 0,
     ) -> None:
-        super().__init__(backbone, modalities, seed)
+        super().__init__(backbone, modalities)
         check_at_least("spread", spread, 0.01)
         self.spread = spread
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """The method's own arguments."""
-        return {"spread": self.spread}
-
     def relevance(self, objective: Objective) -> Tensor:
-        """The Gaussian."""
+        """The Gaussian over the grid or over the tokens, the same for every picture; (b, gh, gw) or (b, l)."""
         valid = objective.hidden.valid
         if objective.grid:
             rows, columns = (self._bump((torch.arange(n, device=valid.device) + 0.5) / n) for n in objective.grid)
-            return (rows[:, None] * columns).expand(len(valid), -1, -1)
-        places = (torch.arange(valid.shape[1], device=valid.device) + 0.5) / valid.sum(1, keepdim=True)
+            bump = rearrange(rows, "gh -> gh 1") * columns
+            return repeat(bump, "gh gw -> b gh gw", b=len(valid))
+        lengths = reduce(valid.long(), "b l -> b 1", "sum")
+        places = (torch.arange(valid.shape[1], device=valid.device) + 0.5) / lengths
         return self._bump(places) * valid
 
     def _bump(self, places: Tensor) -> Tensor:
+        """The Gaussian at places in 0..1."""
         return (-((places - 0.5) ** 2) / (2 * self.spread**2)).exp()

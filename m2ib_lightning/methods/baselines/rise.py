@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from einops import einsum, rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
 from m2ib_lightning.backbones import Backbone
-from m2ib_lightning.methods.base import MODALITIES, check_at_least
-from m2ib_lightning.methods.baseline import Baseline
+from m2ib_lightning.checks import check_at_least
+from m2ib_lightning.methods.base import MODALITIES
+from m2ib_lightning.methods.baselines.base import Baseline
 from m2ib_lightning.methods.objective import Objective
 from m2ib_lightning.types import Modality
 
@@ -28,10 +29,10 @@ class RISE(Baseline):
     Args:
         backbone: "embedded", a folder with a checkpoint, a Hugging Face hub name, or a loaded backbone.
         modalities: What to explain: "image", "text" or both.
-        samples: N, >= 1. The paper has 4000 for VGG and 8000 for ResNet.
-        cells: Of the coarse grid, per side.
-        keep: p, in 0..1.
-        seed: Of the masks.
+        samples: N, at least 1. The paper has 4000 for VGG and 8000 for ResNet.
+        cells: How many cells the coarse grid has per side, at least 1.
+        keep: p, above 0 and below 1.
+        seed: The masks follow from it; another one gives other masks.
 
     Raises:
         ValueError: A number is out of its range.
@@ -48,32 +49,27 @@ class RISE(Baseline):
         keep: float = 0.5,
         seed: int = 0,
     ) -> None:
-        super().__init__(backbone, modalities, seed)
+        super().__init__(backbone, modalities)
         check_at_least("samples", samples, 1)
         check_at_least("cells", cells, 1)
         if not 0 < keep < 1:
             raise ValueError(f"Expected `keep` to be between 0 and 1 but got {keep}. Remedy: the paper's is 0.5.")
-        self.samples, self.cells, self.keep = samples, cells, keep
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The method's own arguments."""
-        return {"samples": self.samples, "cells": self.cells, "keep": self.keep}
+        self.samples, self.cells, self.keep, self.seed = samples, cells, keep, seed
 
     def relevance(self, objective: Objective) -> Tensor:
-        """Weighted mean of the masks, averaged over the pixels of a patch."""
+        """Weighted mean of the masks, averaged over the pixels of a patch; (b, gh, gw) or (b, l)."""
         generator = torch.Generator().manual_seed(self.seed)
         total = torch.zeros((), device=objective.inputs.device)
         for start in range(0, self.samples, AT_ONCE):
             masks = self.masks(objective, min(AT_ONCE, self.samples - start), generator)
-            scores = objective.masked(masks[:, None])
-            weighted = torch.einsum("kb,k...->b...", scores, masks)
+            scores = objective.masked(rearrange(masks, "k ... -> k 1 ..."))
+            weighted = einsum(scores, masks, "k b, k ... -> b ...")
             total = total + (F.adaptive_avg_pool2d(weighted, objective.grid) if objective.grid else weighted)
         values = total / (self.samples * self.keep)
         return values if objective.grid else values * objective.content
 
     def masks(self, objective: Objective, count: int, generator: torch.Generator) -> Tensor:
-        """The next masks, (count, H, W) or (count, L)."""
+        """The next masks, (k, h, w) or (k, l)."""
         device = objective.inputs.device
         if objective.grid:
             height, width = objective.inputs.shape[-2:]
@@ -84,7 +80,7 @@ class RISE(Baseline):
 
 
 def coarse_masks(count: int, size: tuple[int, int], cells: int, keep: float, generator: torch.Generator) -> Tensor:
-    """(count, H, W) in [0, 1]: coarse 0/1 grids, enlarged by one cell more than needed and cropped at random."""
+    """(k, h, w) in [0, 1]: coarse 0/1 grids, enlarged by one cell more than needed and cropped at random."""
     height, width = size
     step = (-(-height // cells), -(-width // cells))
     grid = (torch.rand(count, 1, cells, cells, generator=generator) < keep).float()

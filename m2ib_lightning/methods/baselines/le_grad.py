@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from einops import einsum, rearrange, reduce
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,7 +13,7 @@ from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.backbones.transformer import TransformerTower
 from m2ib_lightning.methods.attention import AttentionRecord
 from m2ib_lightning.methods.base import MODALITIES
-from m2ib_lightning.methods.baseline import Baseline
+from m2ib_lightning.methods.baselines.base import Baseline
 from m2ib_lightning.methods.objective import Objective
 from m2ib_lightning.types import Modality
 
@@ -29,7 +29,6 @@ class LeGrad(Baseline):
         modalities: What to explain: "image", "text" or both.
         first_block: Blocks before this one are passed over; negative counts from the end. The released code has -2,
             the paper all.
-        seed: Not used.
     """
 
     unit = "cos"
@@ -39,33 +38,27 @@ class LeGrad(Baseline):
         backbone: str | Backbone = "embedded",
         modalities: Sequence[Modality] = MODALITIES,
         first_block: int = 0,
-        seed: int = 0,
     ) -> None:
-        super().__init__(backbone, modalities, seed)
+        super().__init__(backbone, modalities)
         self.first_block = first_block
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """The method's own arguments."""
-        return {"first_block": self.first_block}
-
     def relevance(self, objective: Objective) -> Tensor:
-        """Positive gradients of attention, block by block."""
+        """Positive gradients of attention, block by block; (b, gh, gw) or (b, l)."""
         scores, weights = block_scores(objective)
-        shown = objective.hidden.valid[..., None]
+        queries = objective.hidden.valid.float()
         total = torch.zeros(objective.content.shape, device=objective.clean.device)
         blocks = range(len(scores))[self.first_block :]
         for block in blocks:
             score = scores[block]
             (gradient,) = torch.autograd.grad(score.sum(), weights[block], retain_graph=block != blocks[-1])
             # Padding behind a text is no query: its rows must not count in the mean.
-            rows = gradient.clamp(min=0).mean(1) * shown
-            total = total + rows.sum(1) / shown.sum(1)
+            rows = reduce(gradient.clamp(min=0), "b heads q l -> b q l", "mean")
+            total = total + einsum(rows, queries, "b q l, b q -> b l") / reduce(queries, "b q -> b 1", "sum")
         return objective.token_map(total)
 
 
 def block_scores(objective: Objective) -> tuple[list[Tensor], list[Tensor]]:
-    """Behind each block, s_l (B,) and the block's attention weights (B, heads, L, L), all tokens as queries.
+    """Behind each block, s_l (b,) and the block's attention weights (b, heads, q, l), all tokens as queries.
 
     Raises:
         ValueError: The tower is no stack of transformer blocks that attend once each.
@@ -76,13 +69,14 @@ def block_scores(objective: Objective) -> tuple[list[Tensor], list[Tensor]]:
             f"Expected a transformer as {objective.modality} tower for LeGrad but got {type(tower).__name__}. "
             "Remedy: choose a method that does not look at attention."
         )
-    mask, shown = tower.mask(hidden.valid), hidden.valid[..., None]
+    mask, shown = tower.mask(hidden.valid), rearrange(hidden.valid, "b l -> b l 1")
     states, scores, weights = hidden.states, [], []
     for block in tower.blocks:
         with AttentionRecord() as record:
             states = block(states, states, mask, tower.causal)
         weights += [call.weights for call in record.calls]
-        pooled = states if hidden.read is None else (states * shown).sum(1) / shown.sum(1)
+        mean = reduce(states * shown, "b l d -> b d", "sum") / reduce(shown.long(), "b l 1 -> b 1", "sum")
+        pooled = states if hidden.read is None else mean
         scores.append(F.cosine_similarity(tower.head(pooled, hidden.valid).float(), objective.target))
     if len(weights) != len(scores):
         raise ValueError(

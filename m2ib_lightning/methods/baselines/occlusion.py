@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from einops import einsum, rearrange, reduce
 from torch import Tensor
 
 from m2ib_lightning.backbones import Backbone
-from m2ib_lightning.methods.base import MODALITIES, check_at_least
-from m2ib_lightning.methods.baseline import Baseline
+from m2ib_lightning.checks import check_at_least
+from m2ib_lightning.methods.base import MODALITIES
+from m2ib_lightning.methods.baselines.base import Baseline
 from m2ib_lightning.methods.objective import Objective
 from m2ib_lightning.types import Modality
 
@@ -21,8 +22,7 @@ class Occlusion(Baseline):
     Args:
         backbone: "embedded", a folder with a checkpoint, a Hugging Face hub name, or a loaded backbone.
         modalities: What to explain: "image", "text" or both.
-        window: Side of the window in patches, >= 1.
-        seed: Not used.
+        window: Side of the window in patches, at least 1.
 
     Raises:
         ValueError: `window` is too small.
@@ -35,29 +35,24 @@ class Occlusion(Baseline):
         backbone: str | Backbone = "embedded",
         modalities: Sequence[Modality] = MODALITIES,
         window: int = 2,
-        seed: int = 0,
     ) -> None:
-        super().__init__(backbone, modalities, seed)
+        super().__init__(backbone, modalities)
         check_at_least("window", window, 1)
         self.window = window
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """The method's own arguments."""
-        return {"window": self.window}
-
     def relevance(self, objective: Objective) -> Tensor:
-        """Mean falls."""
+        """Mean falls, (b, gh, gw) or (b, l)."""
         if not objective.grid:
             hidden = torch.eye(objective.inputs.shape[1], device=objective.inputs.device)
-            return (objective.clean - objective.masked(1 - hidden[:, None])).T * objective.content
+            falls = objective.clean - objective.masked(1 - rearrange(hidden, "k l -> k 1 l"))
+            return rearrange(falls, "l b -> b l") * objective.content
         hidden = windows(objective.grid, self.window).to(objective.inputs.device)
-        falls = objective.clean - objective.masked(1 - hidden[:, None])
-        return torch.einsum("kb,khw->bhw", falls, hidden) / hidden.sum(0)
+        falls = objective.clean - objective.masked(1 - rearrange(hidden, "k gh gw -> k 1 gh gw"))
+        return einsum(falls, hidden, "k b, k gh gw -> b gh gw") / reduce(hidden, "k gh gw -> gh gw", "sum")
 
 
 def windows(grid: tuple[int, int], side: int) -> Tensor:
-    """(K, gh, gw), 1 inside each place of a square window that lies within the grid."""
+    """(k, gh, gw), 1 inside each place of a square window that lies within the grid."""
     height, width = (min(side, n) for n in grid)
     places = [(r, c) for r in range(grid[0] - height + 1) for c in range(grid[1] - width + 1)]
     masks = torch.zeros(len(places), *grid)

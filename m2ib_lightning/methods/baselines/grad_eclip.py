@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from einops import einsum, rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
 from m2ib_lightning.backbones import Backbone
+from m2ib_lightning.checks import check_at_least
 from m2ib_lightning.methods.attention import Attended, attention_of, read_rows
-from m2ib_lightning.methods.base import MODALITIES, check_at_least
-from m2ib_lightning.methods.baseline import Baseline
+from m2ib_lightning.methods.base import MODALITIES
+from m2ib_lightning.methods.baselines.base import Baseline
 from m2ib_lightning.methods.objective import Objective
 from m2ib_lightning.types import Modality
 
@@ -27,9 +28,8 @@ class GradECLIP(Baseline):
     Args:
         backbone: "embedded", a folder with a checkpoint, a Hugging Face hub name, or a loaded backbone.
         modalities: What to explain: "image", "text" or both.
-        image_blocks: The last so many blocks take part.
-        text_blocks: The same of the text; the released code has 8 of 12. No more than there are.
-        seed: Not used.
+        image_blocks: How many of the last blocks take part, at least 1.
+        text_blocks: The same of the text; the released code has 8 of 12. No more take part than there are.
 
     Raises:
         ValueError: A number is too small.
@@ -43,34 +43,28 @@ class GradECLIP(Baseline):
         modalities: Sequence[Modality] = MODALITIES,
         image_blocks: int = 1,
         text_blocks: int = 8,
-        seed: int = 0,
     ) -> None:
-        super().__init__(backbone, modalities, seed)
+        super().__init__(backbone, modalities)
         check_at_least("image_blocks", image_blocks, 1)
         check_at_least("text_blocks", text_blocks, 1)
         self.blocks: dict[Modality, int] = {"image": image_blocks, "text": text_blocks}
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """The method's own arguments."""
-        return {f"{modality}_blocks": count for modality, count in self.blocks.items()}
-
     def relevance(self, objective: Objective) -> Tensor:
-        """Gradient times value times loosened attention."""
+        """Gradient times value times loosened attention, (b, gh, gw) or (b, l)."""
         score, calls = attention_of(objective)
         calls = calls[-self.blocks[objective.modality] :]
         gradients = torch.autograd.grad(score.sum(), [call.output for call in calls])
         total = torch.zeros(objective.content.shape, device=score.device)
         for call, gradient in zip(calls, gradients, strict=True):
-            along = torch.einsum("bhd,bhld->bl", read_rows(gradient, objective), call.value)
+            along = einsum(read_rows(gradient, objective), call.value, "b heads d, b heads l d -> b l")
             total = total + (along * loosened(call, objective)).clamp(min=0)
         return objective.token_map(total * objective.content)
 
 
 def loosened(call: Attended, objective: Objective) -> Tensor:
-    """(B, L), the cosines of the read-out query and every key; 0 for the lowest content token, 1 for the highest."""
-    query, key = read_rows(call.query, objective).flatten(1), call.key.transpose(1, 2).flatten(2)
-    cosine = F.cosine_similarity(query[:, None], key, dim=-1)
+    """(b, l), the cosines of the read-out query and every key; 0 for the lowest content token, 1 for the highest."""
+    query = rearrange(read_rows(call.query, objective), "b heads d -> b 1 (heads d)")
+    cosine = F.cosine_similarity(query, rearrange(call.key, "b heads l d -> b l (heads d)"), dim=-1)
     content = objective.content
     low = cosine.masked_fill(~content, torch.inf).amin(1, keepdim=True)
     high = cosine.masked_fill(~content, -torch.inf).amax(1, keepdim=True)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from m2ib_lightning.methods.baseline import Baseline
+from m2ib_lightning.backbones import Backbone
+from m2ib_lightning.methods.base import MODALITIES
+from m2ib_lightning.methods.baselines.base import Baseline
 from m2ib_lightning.methods.objective import Objective
+from m2ib_lightning.types import Modality
 
 
 class RandomMap(Baseline):
@@ -18,13 +22,23 @@ class RandomMap(Baseline):
     Args:
         backbone: "embedded", a folder with a checkpoint, a Hugging Face hub name, or a loaded backbone.
         modalities: What to explain: "image", "text" or both.
-        seed: Another one gives other maps.
+        seed: The values follow from it and from the pair; another one gives other maps.
     """
 
     unit = "1"
+    control = True
+
+    def __init__(
+        self,
+        backbone: str | Backbone = "embedded",
+        modalities: Sequence[Modality] = MODALITIES,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(backbone, modalities)
+        self.seed = seed
 
     def relevance(self, objective: Objective) -> Tensor:
-        """Uniform values."""
+        """Uniform values, (b, gh, gw) or (b, l)."""
         size = objective.grid or (objective.tower.length,)
         batch = objective.batch
         rows = []

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from einops import reduce
 from torch import Tensor
 
-from m2ib_lightning.methods.attention import attention_of, read_rows
-from m2ib_lightning.methods.baseline import Baseline
+from m2ib_lightning.methods.attention import attention_of, carried, identity, read_rows
+from m2ib_lightning.methods.baselines.base import Baseline
 from m2ib_lightning.methods.objective import Objective
 
 
@@ -18,18 +19,16 @@ class AttentionRollout(Baseline):
     Args:
         backbone: "embedded", a folder with a checkpoint, a Hugging Face hub name, or a loaded backbone.
         modalities: What to explain: "image", "text" or both.
-        seed: Not used.
     """
 
     unit = "share"
 
     def relevance(self, objective: Objective) -> Tensor:
-        """The read-out token's row of the product."""
+        """The read-out token's row of the product, (b, gh, gw) or (b, l)."""
         with torch.no_grad():
             _, calls = attention_of(objective)
-        batch, length = objective.content.shape
-        rows = torch.eye(length, device=objective.clean.device).expand(batch, -1, -1)
+        rows = identity(objective)
         for call in calls:
-            flow = call.weights.mean(1) @ rows
-            rows = ((read_rows(rows, objective)[:, None] if flow.shape[1] == 1 else rows) + flow) / 2
+            flow = reduce(call.weights, "b heads q l -> b q l", "mean") @ rows
+            rows = (carried(rows, flow, objective) + flow) / 2
         return objective.token_map(read_rows(rows, objective))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from einops import rearrange
 from torch import Tensor
 
-from m2ib_lightning.methods.baseline import Baseline
+from m2ib_lightning.methods.baselines.base import Baseline
 from m2ib_lightning.methods.objective import Objective
 
 
@@ -14,11 +15,10 @@ class Saliency(Baseline):
     Args:
         backbone: "embedded", a folder with a checkpoint, a Hugging Face hub name, or a loaded backbone.
         modalities: What to explain: "image", "text" or both.
-        seed: Not used.
     """
 
     unit = "cos"
 
     def relevance(self, objective: Objective) -> Tensor:
-        """Absolute gradients."""
-        return objective.input_map(objective.gradient(objective.inputs[None])[0].abs())
+        """Absolute gradients, (b, gh, gw) or (b, l)."""
+        return objective.input_map(objective.gradient(rearrange(objective.inputs, "b ... -> 1 b ...")).abs()[0])
