@@ -1,8 +1,10 @@
-"""Print a table of every family of backbones against its library's own code: errors of outputs and gradients, a map.
+#!/usr/bin/env python
+"""Compare every family of backbones with its library's own code: errors of outputs and gradients, and a map.
 
 Small random models, open_clip's configurations among them where it is installed or lies aside. Run from anywhere:
 
-    python scripts/compare_backbones.py [--only NAME ...] [--full]
+    python scripts/compare_backbones.py
+    python scripts/compare_backbones.py --only clip siglip --full
 
 `--full` adds released sizes with random weights, which takes some minutes and 4 GB.
 """
@@ -25,6 +27,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import transformers
+from on_scenes import keep
 from transformers import CLIPProcessor
 
 from m2ib_lightning import explain
@@ -37,6 +40,8 @@ from tests.checkpoints import CHECKPOINTS, clip_pictures, save
 
 Case = tuple[str, str, Any]
 """Family, configuration, and what makes (backbone, features, blocks)."""
+
+HEADS = ("heads read: image / text", "layers", "outputs", "gradients", "map: cells, tokens", "refused")
 
 
 def huggingface_cases(folder: Path) -> Iterator[Case]:
@@ -89,8 +94,8 @@ def openclip_cases(folder: Path) -> Iterator[Case]:
         yield "open_clip", name, made
 
 
-def row(backbone: Backbone, features: Any, blocks: Any) -> list[str]:
-    """What the heads read, layers tried, largest errors of outputs and gradients, and the shape of a map."""
+def row(backbone: Backbone, features: Any, blocks: Any) -> dict[str, Any]:
+    """What the heads read, layers tried, largest errors over largest values, and the shape of a map."""
     errors, tried = {"embedding": 0.0, "gradient": 0.0}, []
     for modality in ("image", "text"):
         depth = backbone.tower(modality).depth
@@ -106,33 +111,35 @@ def row(backbone: Backbone, features: Any, blocks: Any) -> list[str]:
     result = explain(pictures()[0], TEXTS[0], backbone=backbone, prior="unit", steps=2, noise_samples=2)[0]
     shape = "x".join(map(str, result.image_map.shape))
     heads = f"{backbone.image.reads} / {backbone.text.reads}"
-    return [heads, " / ".join(tried), *(f"{e:.0e}" for e in errors.values()), f"{shape}, {len(result.text_map)}"]
+    cells = (heads, " / ".join(tried), *errors.values(), f"{shape}, {len(result.text_map)}", "")
+    return dict(zip(HEADS, cells, strict=True))
 
 
 def main() -> None:
-    """Print the table as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Compare what is asked for, all by default."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=(), help="families or configurations")
     parser.add_argument("--full", action="store_true", help="released sizes too")
-    arguments = parser.parse_args()
-    only = arguments.only
+    parser.add_argument("--output", type=Path, default=Path("outputs/backbones"), help="folder for the numbers")
+    options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    print("| family | configuration | heads read: image / text | layers | outputs | gradients | map: cells, tokens |")
-    print("|---|---|---|---|---|---|---|")
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)
-        full = full_size_cases(at) if arguments.full else ()
+        full = full_size_cases(at) if options.full else ()
         for family, configuration, make in (*huggingface_cases(at), *full, *openclip_cases(at)):
-            if only and not {family, configuration} & set(only):
+            if options.only and not {family, configuration} & set(options.only):
                 continue
             try:
-                cells = row(*make())
+                found = row(*make())
             except ValueError as error:
-                cells = [f"refused: {error}".split(". Remedy")[0], "", "", "", ""]
-            print("|", " | ".join([family, configuration, *cells]), "|", flush=True)
+                found = dict.fromkeys(HEADS, "") | {"refused": str(error).partition(". Remedy")[0]}
+            rows.append({"family": family, "configuration": configuration} | found)
+            print(f"{family}, {configuration}: {found['refused'] or found['outputs']}", flush=True)
+    keep(rows, options)
 
 
 if __name__ == "__main__":

@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import yaml
-from evaluate_scenes import names_first
+from on_scenes import drawn, names_first, options_of, pairs_of
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from m2ib_lightning import M2IB, Attribution, load_backbone
 from m2ib_lightning.backbones import Backbone
-from m2ib_lightning.data import Scene, make_scene
+from m2ib_lightning.data import Scene
 from m2ib_lightning.evaluation import Evaluator, interval
 from m2ib_lightning.metrics import ConfidenceDrop, PointingGame, RelevanceMassAccuracy, TokenAUROC
-from m2ib_lightning.types import Modality, Pair, Truth
+from m2ib_lightning.types import Modality
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,8 +102,7 @@ def evaluate(backbone: Backbone, scenes: Sequence[Scene], settings: dict[str, An
     rows = []
     for start in range(0, len(scenes), batch):
         some = scenes[start : start + batch]
-        pairs = [Pair(str(i), s.image, s.caption, truth=Truth(s.mask, s.spans)) for i, s in enumerate(some)]
-        results, values = evaluator.explain(pairs)
+        results, values = evaluator.explain(pairs_of(some))
         rows += [observe(*each) | {"seconds": each[2]["seconds"]} for each in zip(results, some, values, strict=True)]
     numbers: dict[str, float] = {}
     for name, column in pd.DataFrame(rows).items():
@@ -112,16 +111,15 @@ def evaluate(backbone: Backbone, scenes: Sequence[Scene], settings: dict[str, An
 
 
 def search(
-    backbone: Backbone, combinations: list[dict[str, Any]], scenes: range, file: Path, console: Console
+    backbone: Backbone, combinations: list[dict[str, Any]], options: argparse.Namespace, file: Path, console: Console
 ) -> pd.DataFrame:
     """A row per combination, in order; those that the file has of the same model and scenes are taken from there."""
-    about = {"weights": backbone.weight_hash, "first": scenes.start, "scenes": len(scenes)}
-    made: list[Scene] = []
+    about = {"weights": backbone.weight_hash, "first": options.first, "scenes": options.scenes}
+    scenes = drawn(options)
     for settings in track(combinations, "Settings", console=console):
         if find(file, key(settings, about)) is not None:
             continue
-        made = made or [make_scene(seed) for seed in scenes]
-        row = {"key": key(settings, about)} | settings | about | evaluate(backbone, made, settings)
+        row = {"key": key(settings, about)} | settings | about | evaluate(backbone, scenes, settings)
         append(file, row)
         console.print(show(settings))
     rows = [find(file, key(settings, about)) for settings in combinations]
@@ -247,27 +245,22 @@ def results(frame: pd.DataFrame, vary: dict[str, list[Any]], default: dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__, scenes=40, first=30_000, output="outputs/search")
     parser.add_argument("--config", type=Path, default=Path("configs/search.yaml"))
-    parser.add_argument("--scenes", type=int, default=40)
-    parser.add_argument("--first", type=int, default=30000, help="seed of the first scene")
-    parser.add_argument("--backbone", default="embedded")
-    parser.add_argument("--output", type=Path, default=Path("outputs/search"))
-    arguments = parser.parse_args()
-    console, config = Console(width=170), yaml.safe_load(arguments.config.read_text())
+    options = parser.parse_args()
+    console, config = Console(width=170), yaml.safe_load(options.config.read_text())
     around, vary = dict(config.get("around") or {}), dict(config["vary"])
-    backbone = load_backbone(arguments.backbone)
+    backbone = load_backbone(options.backbone)
     default = arguments_of(M2IB(backbone, **around))
-    scenes = range(arguments.first, arguments.first + arguments.scenes)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    frame = search(backbone, plan(around, vary, default), scenes, arguments.output / "settings.csv", console)
+    options.output.mkdir(parents=True, exist_ok=True)
+    frame = search(backbone, plan(around, vary, default), options, options.output / "settings.csv", console)
     console.print(results(frame, vary, default))
     about = (
-        f"{len(scenes)} held-out scenes (seeds from {scenes.start}), {arguments.backbone} model, "
+        f"{options.scenes} held-out scenes (seeds from {options.first}), {options.backbone} model, "
         "one setting varied at a time; the default is shaded, bands are 95 % intervals"
     )
-    draw(frame, vary, default, about, arguments.output / "settings.png")
-    console.print(f"Written: {arguments.output}/settings.csv, {arguments.output}/settings.png")
+    draw(frame, vary, default, about, options.output / "settings.png")
+    console.print(f"Written: {options.output}/settings.csv, {options.output}/settings.png")
 
 
 if __name__ == "__main__":

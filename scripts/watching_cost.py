@@ -4,9 +4,9 @@
     python scripts/watching_cost.py                          # eight pairs, ViT-B/32 shapes, random weights
     python scripts/watching_cost.py --noise_samples 2 --repeats 3 --logger wandb
 
-Prints the seconds of each fit, those that the callback took of the watched one, and the median of the ratios. Pictures,
-words, histograms, animations and the table are all made, at the default frequency. On a machine that others use as well
-the callback's own seconds are the better measure: they and the rest of the same fit are slowed alike.
+A row holds the seconds of both fits and those that the callback took of the watched one; the last row is the medians.
+Pictures, words, histograms, animations and the table are all made, at the default frequency. On a machine that others
+use as well the callback's own seconds are the better measure: they and the rest of the same fit are slowed alike.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from statistics import median
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from on_scenes import keep
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from m2ib_lightning import M2IB, load_backbone
@@ -108,22 +109,22 @@ def main() -> None:
     parser.add_argument("--logger", choices=("none", "wandb", "tensorboard"), default="none")
     parser.add_argument("--model", type=Path, help="a checkpoint's folder instead")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch")
+    parser.add_argument("--output", type=Path, default=Path("outputs/watching"), help="folder for the numbers")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.simplefilter("ignore")
 
     backbone = load_backbone(str(options.model)) if options.model else random_vit_b32()
-    ratios, shares = [], []
+    rows = []
     for i in range(options.repeats):
         # The order changes every time, so that a machine that grows slower or faster favours neither.
         taken = {watched: seconds(backbone, options, watched) for watched in ((False, True), (True, False))[i % 2]}
         (alone, _), (total, watching) = taken[False], taken[True]
-        ratios.append(total / alone)
-        shares.append(watching / (total - watching))
-        parts = f"watched {total:.2f} s, of which watching {watching:.2f} s, {shares[-1]:.1%} of the rest"
-        print(f"alone {alone:.2f} s; {parts}", flush=True)
-    print(f"medians of {options.repeats}: ratio {median(ratios):.3f}, watching {median(shares):.1%} of the rest")
+        ratio, share = total / alone, watching / (total - watching)
+        rows.append({"alone": alone, "watched": total, "watching": watching, "ratio": ratio, "of the rest": share})
+        print(f"alone {alone:.2f} s; watched {total:.2f} s, of which watching {watching:.2f} s", flush=True)
+    keep([*rows, {head: median(row[head] for row in rows) for head in rows[0]}], options)
 
 
 if __name__ == "__main__":
