@@ -47,6 +47,7 @@ class Pair(NamedTuple):
         text: The caption.
         source: Where the image came from (a path), "" if it was given in memory.
         truth: What a map should find, where data says so.
+        fingerprint: Of the image file, "" if there is none: tells in a later run whether it is still the same.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Pair(NamedTuple):
     text: str
     source: str = ""
     truth: Truth = Truth()
+    fingerprint: str = ""
 
 
 class BadPair(NamedTuple):

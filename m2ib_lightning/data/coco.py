@@ -161,7 +161,7 @@ def read_coco(path: str | Path, *keys: str) -> dict[str, Any]:
     """
     try:
         read = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise ValueError(f"Expected a COCO file but got {path}: {problem}. Remedy: correct the path.") from problem
     missing = [key for key in keys if not isinstance(read, dict) or not isinstance(read.get(key), list)]
     if missing:

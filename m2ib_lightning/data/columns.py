@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping
 from os.path import join
 from typing import Any, NamedTuple
@@ -157,11 +158,12 @@ def _numbers(value: Any, each: int, name: str, place: str) -> list[list[float]] 
         rows = json.loads(value) if isinstance(value, str) else value
         if each and rows and not isinstance(rows[0], list | tuple):
             rows = [rows]  # one of them, unwrapped
-        if any(len(row) != each for row in rows):
+        numbers = [[float(number) for number in row] for row in rows]
+        if any(len(row) != each or not all(map(math.isfinite, row)) for row in numbers):
             raise ValueError
-        return [[float(number) for number in row] for row in rows]
-    except (ValueError, TypeError, KeyError):
+        return numbers
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise ValueError(
-            f"Expected a list of lists of {each} numbers in {name!r}, {place}, but got {value!r:.80}. "
+            f"Expected a list of lists of {each} finite numbers in {name!r}, {place}, but got {value!r:.80}. "
             f"Remedy: {'[[left, top, right, bottom], ...]' if each == 4 else '[[start, end], ...]'}."
         ) from None

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from m2ib_lightning.data.columns import Columns
 from m2ib_lightning.data.composed import Scenes
+from m2ib_lightning.data.images import MAX_PIXELS
 from m2ib_lightning.data.loading import KeptPairs, PairStream, as_it_is
 from m2ib_lightning.data.pairs import GivenPairs, PairSource, Reference, check_all, list_pairs
 from m2ib_lightning.data.scene_kinds import Kind
@@ -53,6 +54,8 @@ class PairDataModule(LightningDataModule):
         batch_size: Pairs that are explained at once. Does not change the result.
         num_workers: Processes that read pairs ahead; 0 reads them in the main process.
         on_error: Whether `predict` records a pair that cannot be read (a `BadPair` in its batch) and goes on, or stops.
+        max_pixels: Image files of more are reduced while they are read where their format allows it (JPEG); others are
+            bad pairs.
 
     Attributes:
         skip: Ids that `predict` passes over; set it before the loader is asked for.
@@ -81,10 +84,15 @@ class PairDataModule(LightningDataModule):
         batch_size: int = 8,
         num_workers: int = 0,
         on_error: Literal["record", "stop"] = "record",
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         super().__init__()
         _check_choice(image, text, source, dataset, scenes)
-        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("max_pixels", max_pixels, 1),
+        ):
             if value < least:
                 raise ValueError(f"Expected `{name}` to be at least {least} but got {value}. Remedy: raise it.")
         if on_error not in ("record", "stop"):
@@ -96,6 +104,7 @@ class PairDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.on_error = on_error
+        self.max_pixels = max_pixels
         self.skip: Container[str] = frozenset()
         self._source: PairSource | None = None
         self._pairs: Sequence[Reference] | Scenes | None = None
@@ -144,13 +153,13 @@ class PairDataModule(LightningDataModule):
         streamed = streamed or (stage != "fit" and self._source.holds_images)
         if self._pairs is None and not streamed:
             if not isinstance(self.pairs, Scenes):
-                check_all(self.pairs)
+                check_all(self.pairs, self.max_pixels)
             self._count = len(self.pairs)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches of type `list[Pair]`, in order; each pair is read once and kept, since every epoch asks for it."""
         return DataLoader(
-            KeptPairs(self.pairs),
+            KeptPairs(self.pairs, self.max_pixels),
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             collate_fn=list,
@@ -167,7 +176,7 @@ class PairDataModule(LightningDataModule):
 
     def _stream(self, **options: Any) -> DataLoader[list[Pair | BadPair]]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        stream = PairStream(self._ready(), self.batch_size, rank, world, **options)
+        stream = PairStream(self._ready(), self.batch_size, rank, world, max_pixels=self.max_pixels, **options)
         return DataLoader(stream, batch_size=None, num_workers=self.num_workers, collate_fn=as_it_is)
 
     def _ready(self) -> PairSource:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,18 @@ class MissingExtra(RuntimeError):
     """An optional library is not installed; no fault of the file."""
 
 
-def read_dicom(file: str | Path | io.BytesIO) -> Image.Image:
+def read_dicom(
+    file: str | Path | io.BytesIO, check_size: Callable[[tuple[int, int]], None] = lambda size: None
+) -> Image.Image:
     """The first frame of a DICOM file, 8-bit grey ("L") or "RGB".
 
     Stored values become real ones (rescale slope and intercept, or the modality table), and these grey levels by the
     file's first window or VOI table (PS3.3 C.11.2.1). A file with neither is shown from its smallest to its largest
     value. MONOCHROME1, where high values are dark, is inverted.
+
+    Args:
+        file: Its path, or its bytes.
+        check_size: Called with (width, height) before any pixel is decoded, to refuse what is too large.
 
     Raises:
         MissingExtra: pydicom, or the decoder of the file's compression, is not installed.
@@ -35,6 +42,7 @@ def read_dicom(file: str | Path | io.BytesIO) -> Image.Image:
             "Expected pydicom to be installed, which reads DICOM files. Remedy: pip install m2ib_lightning[dicom]"
         ) from problem
     data = pydicom.dcmread(file)
+    check_size((int(data.Columns), int(data.Rows)))
     kind = data.PhotometricInterpretation
     values = pixel_array(data, index=0)  # YBR becomes RGB here
     if kind == "PALETTE COLOR":

@@ -32,7 +32,7 @@ class Ids:
 
     def fault(self, name: str, place: str) -> str:
         """Why a given id cannot be, in one line, or "" and the id is taken."""
-        unsafe = re.search(r'[\x00-\x1f/\\:*?"<>|]', name) or not name.strip(". ")
+        unsafe = re.search(r'[\x00-\x1f/\\:*?"<>|\ud800-\udfff]', name) or not name.strip(". ")
         if unsafe or len(name.encode("utf-8", "replace")) > 200:
             return (
                 f"Expected an id that can be a file name but got {name!r:.80} in {place}. "

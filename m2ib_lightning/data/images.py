@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,8 +30,14 @@ class StoredImage(NamedTuple):
     data: bytes
 
 
-ImageSource = str | Path | Image.Image | StoredImage
+ImageLike = str | Path | Image.Image
+"""A path, or a picture in memory."""
+
+ImageSource = ImageLike | StoredImage
 """A path, a picture in memory, or an image file in memory."""
+
+MAX_PIXELS = 50_000_000
+"""The most pixels that a file is decoded to unless the caller says otherwise; 200 MB of memory, and some copies."""
 
 ORIENTATION = 0x0112
 """The EXIF tag that says how the camera was held."""
@@ -36,7 +46,11 @@ DICOM = (".dcm", ".dicom")
 """Suffixes of files that need pydicom."""
 
 
-def load_image(source: ImageSource) -> Image.Image:
+class Unreadable(ValueError):
+    """A picture cannot be read; the message names it, says why, and the remedy."""
+
+
+def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The picture as 8-bit RGB, turned upright by its EXIF orientation; always a new picture.
 
     Transparent parts are shown on white. Of a file with several frames the first is taken. More than 8 bits are
@@ -54,12 +68,46 @@ def load_image(source: ImageSource) -> Image.Image:
         >>> load_image(Image.new("LA", (3, 2), (0, 0))).getpixel((0, 0))
         (255, 255, 255)
     """
-    return _to_rgb(_decode(source), source)
+    return _to_rgb(_decode(source, max_pixels), source)
 
 
-def check_image(source: ImageSource) -> None:
+def check_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> None:
     """Raise what `load_image` would, for less work: JPEG files are decoded at an eighth of their size."""
-    _to_rgb(_decode(source, reduced=True), source)
+    _to_rgb(_decode(source, max_pixels, reduced=True), source)
+
+
+def fingerprint(source: ImageSource) -> str:
+    """What tells whether a file is still the same: "size-time-hash", the time of a file in nanoseconds; "" in memory.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if isinstance(source, Image.Image):
+        return ""
+    if isinstance(source, StoredImage):
+        return f"{len(source.data)}--{hashlib.blake2b(source.data, digest_size=16).hexdigest()}"
+    with open(source, "rb") as file:
+        found, hashed = os.fstat(file.fileno()), hashlib.blake2b(digest_size=16)
+        while some := file.read(1 << 20):
+            hashed.update(some)
+    return f"{found.st_size}-{found.st_mtime_ns}-{hashed.hexdigest()}"
+
+
+def is_same_image(source: ImageSource, before: str) -> bool:
+    """Whether an image has the fingerprint of before; a file of the same size and time is not read again.
+
+    True where nothing can be said: the picture is in memory, or the file is not there any more.
+    """
+    try:
+        if not before or isinstance(source, Image.Image):
+            return True
+        if not isinstance(source, StoredImage):
+            found = os.stat(source)
+            if not stat.S_ISREG(found.st_mode) or before.startswith(f"{found.st_size}-{found.st_mtime_ns}-"):
+                return True
+        return fingerprint(source).rpartition("-")[2] == before.rpartition("-")[2]
+    except (OSError, ValueError):
+        return True
 
 
 def image_name(source: ImageSource) -> str:
@@ -69,31 +117,43 @@ def image_name(source: ImageSource) -> str:
     return "an image in memory" if isinstance(source, Image.Image) else str(source)
 
 
-def orientation(source: ImageSource) -> int:
-    """The EXIF orientation that `load_image` undoes, 1 to 8; 1 for none."""
+def stored_shape(source: ImageSource) -> tuple[int, tuple[int, int] | None]:
+    """How a picture lies in its file: the EXIF orientation that `load_image` undoes (1 to 8, 1 for none), and its size.
+
+    Returns:
+        The orientation, and (width, height) before it is undone; None where that is not asked for (DICOM).
+    """
     if is_dicom(source):
-        return 1
+        return 1, None
+    if isinstance(source, Image.Image):
+        return _orientation(source), source.size
     try:
-        if isinstance(source, Image.Image):
-            return int(source.getexif().get(ORIENTATION, 1))
-        with Image.open(_file(source)) as image:
-            return int(image.getexif().get(ORIENTATION, 1))
+        with _open(source) as image:
+            return _orientation(image), image.size
+    except Exception:
+        return 1, None
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # as load_image, which shows a picture with a broken EXIF block as it is stored
         return 1
 
 
-def open_stored(source: str | Path | StoredImage) -> Image.Image:
+def open_stored(source: str | Path | StoredImage, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The picture of a file in its own mode and as it is stored, not turned.
 
     Raises:
         ValueError: See `load_image`.
     """
     try:
-        with Image.open(_file(source)) as image:
+        with _open(source) as image:
+            _check_size(image.size, image_name(source), max_pixels)
             image.load()
             return image
     except Exception as problem:
-        raise ValueError(f"Expected {_fault(source, problem)}") from problem
+        raise _fault(source, problem) from problem
 
 
 def is_dicom(source: ImageSource) -> bool:
@@ -102,10 +162,36 @@ def is_dicom(source: ImageSource) -> bool:
 
 
 def _file(source: str | Path | StoredImage) -> str | Path | io.BytesIO:
-    return io.BytesIO(source.data) if isinstance(source, StoredImage) else source
+    """What decoders open. Opening a pipe would wait for ever, and a device has no end.
+
+    Raises:
+        ValueError: It is neither a regular file nor a folder, nor missing.
+        OSError: It is missing.
+    """
+    if isinstance(source, StoredImage):
+        return io.BytesIO(source.data)
+    mode = os.stat(source).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise Unreadable(
+            f"Expected an image file but got {source}, a pipe, a socket or a device. Remedy: give a regular file."
+        )
+    return source
 
 
-def _decode(source: ImageSource, reduced: bool = False) -> Image.Image:
+@contextmanager
+def _open(source: str | Path | StoredImage) -> Iterator[Image.Image]:
+    """A picture of which only the header is read. Its size is ours to judge: Pillow's own limit is off meanwhile."""
+    file, limit = _file(source), Image.MAX_IMAGE_PIXELS
+    try:
+        Image.MAX_IMAGE_PIXELS = None
+        image = Image.open(file)
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+    with image:
+        yield image
+
+
+def _decode(source: ImageSource, max_pixels: int, reduced: bool = False) -> Image.Image:
     """The picture upright in its own mode, with all its pixels in memory."""
     if not isinstance(source, str | os.PathLike | Image.Image | StoredImage):
         raise TypeError(
@@ -116,19 +202,46 @@ def _decode(source: ImageSource, reduced: bool = False) -> Image.Image:
         if isinstance(source, Image.Image):
             return ImageOps.exif_transpose(source)
         if is_dicom(source):
-            return read_dicom(_file(source))
-        with Image.open(_file(source)) as image:
-            if reduced:
-                image.draft(None, (1, 1))
+            return read_dicom(_file(source), lambda size: _check_size(size, image_name(source), max_pixels))
+        with _open(source) as image:
+            wanted = (1, 1) if reduced else _reduced(image.size, max_pixels)
+            if wanted != image.size:
+                image.draft(None, wanted)  # which does nothing but for JPEG
+            _check_size(image.size, image_name(source), max_pixels)
             return ImageOps.exif_transpose(image)
     except MissingExtra:
         raise
     except Exception as problem:  # decoders of broken files raise OSError, SyntaxError, struct.error and others
-        raise ValueError(f"Expected {_fault(source, problem)}") from problem
+        raise _fault(source, problem) from problem
 
 
-def _fault(source: ImageSource, problem: Exception) -> str:
+def _reduced(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
+    """The size halved until it has at most so many pixels, at most three times, which is what JPEG decoders can do.
+
+    >>> _reduced((8000, 6000), 50_000_000), _reduced((8000, 6000), 12_000_000), _reduced((8001, 6000), 12_000_000)
+    ((8000, 6000), (4000, 3000), (2000, 1500))
+    """
+    width, height = size
+    for scale in (1, 2, 4, 8):
+        if -(-width // scale) * -(-height // scale) <= max_pixels:  # decoders round up
+            break
+    return max(1, width // scale), max(1, height // scale)
+
+
+def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    if size[0] * size[1] > max_pixels:
+        raise Unreadable(
+            f"Expected at most {max_pixels:,} pixels but got {size[0]} x {size[1]} in {name}. "
+            "Remedy: make the picture smaller, or raise `max_pixels` (--data.max_pixels)."
+        )
+
+
+def _fault(source: ImageSource, problem: Exception) -> Unreadable:
     """What is wrong with a picture, and the remedy."""
+    return problem if isinstance(problem, Unreadable) else Unreadable(f"Expected {_reason(source, problem)}")
+
+
+def _reason(source: ImageSource, problem: Exception) -> str:
     if isinstance(source, str | os.PathLike):
         path = os.fspath(source)
         if os.path.isdir(path):
@@ -148,7 +261,7 @@ def _fault(source: ImageSource, problem: Exception) -> str:
 def _to_rgb(image: Image.Image, source: ImageSource) -> Image.Image:
     """The picture as RGB of 8 bits."""
     if min(image.size) < 1:
-        raise ValueError(
+        raise Unreadable(
             f"Expected at least one pixel but got {image_name(source)} of size {image.size}. Remedy: leave it out."
         )
     if image.mode == "F" or image.mode.startswith("I"):

@@ -8,6 +8,7 @@ from itertools import islice
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from m2ib_lightning.data.composed import Scenes
+from m2ib_lightning.data.images import MAX_PIXELS
 from m2ib_lightning.data.pairs import PairSource, Reference, read_or_record, read_pair
 from m2ib_lightning.types import BadPair, Pair
 
@@ -32,6 +33,7 @@ class PairStream(IterableDataset[list[Pair | BadPair]]):
         truth: Whether the pairs' truth is read.
         by_length: Whether texts of similar length are put together, within 16 batches; the padding of a batch is read
             by the model like a text of that length.
+        max_pixels: See `load_image`.
     """
 
     def __init__(
@@ -44,9 +46,11 @@ class PairStream(IterableDataset[list[Pair | BadPair]]):
         record: bool = True,
         truth: bool = False,
         by_length: bool = False,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.source, self.batch_size, self.rank, self.world = source, batch_size, rank, world
         self.skip, self.record, self.truth, self.by_length = skip, record, truth, by_length
+        self.max_pixels = max_pixels
 
     def __iter__(self) -> Iterator[list[Pair | BadPair]]:
         """The batches.
@@ -69,7 +73,7 @@ class PairStream(IterableDataset[list[Pair | BadPair]]):
         return (pair for i, pair in enumerate(own) if i // self.batch_size % workers == worker)
 
     def _read(self, batch: Iterable[Reference | BadPair]) -> list[Pair | BadPair]:
-        pairs = [read_or_record(pair, self.truth) for pair in batch]
+        pairs = [read_or_record(pair, self.truth, self.max_pixels) for pair in batch]
         bad = next((pair for pair in pairs if isinstance(pair, BadPair)), None)
         if bad is not None and not self.record:
             raise ValueError(f"Pair {bad.id!r}: {bad.error}")
@@ -89,8 +93,8 @@ def _batches(window: Sequence[Reference | BadPair], size: int) -> list[list[Refe
 class KeptPairs(Dataset[Pair]):
     """The pairs of a list, each read once, in the process that asks first, and kept."""
 
-    def __init__(self, references: Sequence[Reference] | Scenes) -> None:
-        self.references = references
+    def __init__(self, references: Sequence[Reference] | Scenes, max_pixels: int = MAX_PIXELS) -> None:
+        self.references, self.max_pixels = references, max_pixels
         self.kept: dict[int, Pair] = {}
 
     def __len__(self) -> int:
@@ -98,7 +102,7 @@ class KeptPairs(Dataset[Pair]):
 
     def __getitem__(self, index: int) -> Pair:
         if index not in self.kept:
-            self.kept[index] = read_pair(self.references[index], truth=False)
+            self.kept[index] = read_pair(self.references[index], False, self.max_pixels)
         return self.kept[index]
 
 

@@ -10,7 +10,15 @@ from typing import NamedTuple, Protocol
 from PIL import Image
 
 from m2ib_lightning.data.ids import UNNAMED, Ids
-from m2ib_lightning.data.images import ImageSource, check_image, image_name, load_image
+from m2ib_lightning.data.images import (
+    MAX_PIXELS,
+    ImageLike,
+    ImageSource,
+    check_image,
+    fingerprint,
+    image_name,
+    load_image,
+)
 from m2ib_lightning.types import BadPair, Pair, Truth
 
 
@@ -109,7 +117,7 @@ class PairSource(ABC):
         ids = Ids()
         for position, pair in enumerate(self.references(), 1):
             if isinstance(pair, BadPair):
-                yield pair._replace(id=ids.make(pair.id))
+                yield _storable(pair._replace(id=ids.make(pair.id)))
                 continue
             if pair.id == UNNAMED:
                 assert isinstance(pair, PairReference)
@@ -117,7 +125,7 @@ class PairSource(ABC):
                 continue
             fault = ids.fault(pair.id, pair.place or f"pair {position}")
             if fault:
-                yield BadPair(ids.make(f"{pair.id}-pair-{position}"), pair.text, _source(pair.image), fault)
+                yield _storable(BadPair(ids.make(f"{pair.id}-pair-{position}"), pair.text, _source(pair.image), fault))
             else:
                 yield pair
 
@@ -133,9 +141,8 @@ class GivenPairs(PairSource):
         ValueError: The numbers of images and texts do not fit.
     """
 
-    def __init__(self, images: ImageSource | Sequence[ImageSource], texts: str | Sequence[str]) -> None:
-        one = isinstance(images, str | Path | Image.Image)
-        self.images: list[ImageSource] = [images] if one else list(images)  # type: ignore[arg-type, list-item]
+    def __init__(self, images: ImageLike | Sequence[ImageLike], texts: str | Sequence[str]) -> None:
+        self.images = [images] if isinstance(images, ImageLike) else list(images)
         self.texts = [texts] if isinstance(texts, str) else list(texts)
         count = max(len(self.images), len(self.texts))
         if not self.images or not self.texts or not {len(self.images), len(self.texts)} <= {1, count}:
@@ -156,7 +163,7 @@ class GivenPairs(PairSource):
         return len(self.images)
 
 
-def make_references(images: ImageSource | Sequence[ImageSource], texts: str | Sequence[str]) -> list[Reference]:
+def make_references(images: ImageLike | Sequence[ImageLike], texts: str | Sequence[str]) -> list[Reference]:
     """Pairs from images and texts as a list; see `GivenPairs`.
 
     Raises:
@@ -183,8 +190,12 @@ def list_pairs(source: PairSource) -> list[Reference]:
     return pairs
 
 
-def check_all(references: Sequence[Reference]) -> None:
+def check_all(references: Sequence[Reference], max_pixels: int = MAX_PIXELS) -> None:
     """Make sure that every pair can be read, without keeping any; an image of several pairs is tried once.
+
+    Args:
+        references: The pairs.
+        max_pixels: See `load_image`.
 
     Raises:
         ValueError: The first pair that cannot be read, by row and id, with the reason.
@@ -195,40 +206,50 @@ def check_all(references: Sequence[Reference]) -> None:
         try:
             _check_text(pair.text)
             if path not in seen:
-                check_image(pair.image)
+                check_image(pair.image, max_pixels)
         except ValueError as problem:
             raise ValueError(f"Pair {row} of {len(references)}, {pair.id!r}: {problem}") from problem
         if path is not None:
             seen.add(path)
 
 
-def read_pair(reference: Reference, truth: bool = True) -> Pair:
+def read_pair(reference: Reference, truth: bool = True, max_pixels: int = MAX_PIXELS) -> Pair:
     """The pair with its image decoded.
 
     Args:
         reference: What to read.
         truth: Whether its ground truth is read as well, which opens mask files and draws boxes.
+        max_pixels: See `load_image`.
 
     Raises:
-        ValueError: The image or its truth cannot be read or the caption is empty; this says nothing about other pairs.
+        ValueError: The image or its truth cannot be read or the caption cannot be one; this says nothing about other
+            pairs.
     """
     _check_text(reference.text)
-    image = load_image(reference.image)
+    source = _source(reference.image)
+    if not _is_unicode(source):
+        raise ValueError(f"Expected a path in UTF-8 but got {source!r}. Remedy: rename the file.")
+    image = load_image(reference.image, max_pixels)
     known = reference.truth if truth else Truth()
     if not isinstance(known, Truth):
         known = known.read(reference.image, image.size, reference.text)
-    return Pair(reference.id, image, reference.text, _source(reference.image), known)
+    return Pair(reference.id, image, reference.text, source, known, fingerprint(reference.image))
 
 
-def read_or_record(reference: Reference | BadPair, truth: bool = False) -> Pair | BadPair:
+def read_or_record(reference: Reference | BadPair, truth: bool = False, max_pixels: int = MAX_PIXELS) -> Pair | BadPair:
     """The pair, or why it cannot be read."""
     if isinstance(reference, BadPair):
         return reference
     try:
-        return read_pair(reference, truth)
-    except (ValueError, TypeError) as problem:
+        return read_pair(reference, truth, max_pixels)
+    except (ValueError, TypeError, OSError) as problem:
         reason = " ".join(str(problem).split())
-        return BadPair(reference.id, str(reference.text), _source(reference.image), reason)
+        return _storable(BadPair(reference.id, str(reference.text), _source(reference.image), reason))
+
+
+def _storable(pair: BadPair) -> BadPair:
+    """With halves of characters written out, which no file of results can hold."""
+    return BadPair(*(field.encode("utf-8", "backslashreplace").decode() for field in pair))
 
 
 def _stem(image: ImageSource) -> str:
@@ -245,3 +266,22 @@ def _check_text(text: str) -> None:
         raise TypeError(f"Expected a text but got {type(text).__name__}. Remedy: give a string.")
     if not text.strip():
         raise ValueError("Expected a caption but got an empty text. Remedy: write one or leave the pair out.")
+    if len(text) > LONGEST:
+        raise ValueError(
+            f"Expected a caption of at most {LONGEST:,} characters but got {len(text):,}. Remedy: shorten it."
+        )
+    if not _is_unicode(text):
+        raise ValueError(f"Expected Unicode but got half of a character in {text!r:.80}. Remedy: write it as UTF-8.")
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether there is no lone surrogate in it, as JSON can hold and file names that are not UTF-8 become."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+LONGEST = 131_072
+"""Characters of a caption; every model reads far fewer."""

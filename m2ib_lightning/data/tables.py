@@ -14,6 +14,9 @@ from m2ib_lightning.data.pairs import PairReference, PairSource
 TABLES = {".csv": ",", ".tsv": "\t", ".jsonl": ""}
 """Suffixes of the files that are read here, with what separates their cells."""
 
+LARGEST_CELL = 2**31 - 1
+"""Characters; what is too long for a caption is that pair's fault alone."""
+
 
 class Table(PairSource):
     """The pairs of a CSV, TSV or JSON Lines file in UTF-8, the first two with a header.
@@ -77,6 +80,7 @@ def rows_of(path: Path, header: list[str] | None = None) -> Iterator[tuple[int, 
 
 
 def _csv_rows(path: Path, file: Any, separator: str, header: list[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    csv.field_size_limit(LARGEST_CELL)  # by default a caption beyond 131,072 characters ends the whole table
     reader = csv.reader(file, delimiter=separator, strict=True)
     try:
         columns = header or next((row for row in reader if row), [])
@@ -101,6 +105,8 @@ def _json_rows(path: Path, file: Any) -> Iterator[tuple[int, dict[str, Any]]]:
             row = json.loads(line)
         except json.JSONDecodeError as problem:
             row = f"{problem.msg} at character {problem.colno}"
+        except (ValueError, RecursionError) as problem:  # a number of thousands of digits, lists in lists in lists
+            row = str(problem)
         if not isinstance(row, dict):
             raise ValueError(
                 f"Expected a JSON object in line {number} of {path} but got {row!r:.80}. Remedy: one object a line."

@@ -6,6 +6,7 @@ are drawn only when a pair is read with its truth.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 
-from m2ib_lightning.data.images import ORIENTATION, ImageSource, StoredImage, image_name, open_stored, orientation
+from m2ib_lightning.data.images import (
+    MAX_PIXELS,
+    ORIENTATION,
+    ImageSource,
+    StoredImage,
+    image_name,
+    open_stored,
+    stored_shape,
+)
 from m2ib_lightning.types import Box, Truth
 
 
@@ -75,9 +84,14 @@ class TruthReference(NamedTuple):
                 )
         if not self.regions:
             return Truth(None, self.spans)
-        turned = orientation(image)
+        turned, in_file = stored_shape(image)
         stored = size if turned < 5 else size[::-1]
-        drawn = self.size or stored
+        drawn = self.size or in_file or stored  # a large picture is not read in the size of its file
+        if drawn[0] * drawn[1] > max(stored[0] * stored[1], 8 * MAX_PIXELS):
+            raise ValueError(
+                f"Expected truth on a picture of some size but got {drawn[0]} x {drawn[1]} for {image_name(image)}. "
+                "Remedy: correct the size of the picture in the annotations."
+            )
         _check_proportions(drawn, stored, image_name(image))
         mask = np.zeros(drawn[::-1], dtype=bool)
         for region in self.regions:
@@ -103,6 +117,10 @@ def draw(region: Region, size: tuple[int, int]) -> NDArray[np.bool_]:
     """
     if isinstance(region, MaskFile):
         return _mask_file(region, size)
+    if not isinstance(region, RunLengths):
+        numbers = region.corners if isinstance(region, Polygon) else region
+        if not all(math.isfinite(number) for number in numbers):
+            raise ValueError(f"Expected finite numbers of pixels but got {tuple(numbers)!r:.80}. Remedy: correct them.")
     if isinstance(region, RunLengths):
         return _run_lengths(region, size)
     if isinstance(region, Polygon):
@@ -148,7 +166,7 @@ def _run_lengths(region: RunLengths, size: tuple[int, int]) -> NDArray[np.bool_]
 
 
 def _mask_file(region: MaskFile, size: tuple[int, int]) -> NDArray[np.bool_]:
-    values = np.asarray(open_stored(region.image)) != 0
+    values = np.asarray(open_stored(region.image, max(MAX_PIXELS, size[0] * size[1]))) != 0
     if values.ndim == 3:
         values = values[..., : 1 if values.shape[-1] == 2 else 3].any(-1)  # no alpha
     mask = Image.fromarray(values)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import socket
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from m2ib_lightning.data.images import check_image, load_image
+from m2ib_lightning.data.images import (
+    StoredImage,
+    check_image,
+    fingerprint,
+    is_same_image,
+    load_image,
+    open_stored,
+)
 
 MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "I;16B", "F"]
 ORIENTATION = 274
@@ -191,3 +202,77 @@ def test_a_picture_without_pixels_is_refused():
 def test_other_kinds_are_refused(kind):
     with pytest.raises(TypeError, match=r"Expected a path or a PIL image but got .* Remedy: .*fromarray"):
         load_image(kind)
+
+
+@pytest.mark.parametrize("suffix", ["", ".dcm"])
+def test_pipes_sockets_and_devices_are_not_opened(tmp_path: Path, suffix: str):
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / f"socket{suffix}"))
+        paths = [tmp_path / f"pipe{suffix}", tmp_path / f"socket{suffix}", Path("/dev/zero")]
+        for path in paths if not suffix else paths[:2]:
+            for call in (load_image, check_image, open_stored):
+                assert f"an image file but got {path}, a pipe, a socket or a device" in fault(call, path)
+
+
+def huge_png() -> bytes:
+    """The header of a picture of 60,000 x 60,000 pixels, and nothing that could be decoded."""
+    file = io.BytesIO()
+    Image.new("L", (4, 3)).save(file, "PNG")
+    whole = bytearray(file.getvalue())
+    whole[16:24] = struct.pack(">II", 60_000, 60_000)
+    whole[29:33] = struct.pack(">I", zlib.crc32(whole[12:29]))
+    return bytes(whole)
+
+
+@pytest.mark.parametrize("call", [load_image, check_image, open_stored])
+def test_too_many_pixels_are_refused_by_the_header(tmp_path: Path, call):
+    (tmp_path / "a.png").write_bytes(huge_png())
+    limit = Image.MAX_IMAGE_PIXELS
+    assert "at most 50,000,000 pixels but got 60000 x 60000 in " in fault(call, tmp_path / "a.png")
+    assert "--data.max_pixels" in fault(call, StoredImage("a.png", huge_png()))
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_the_limit_of_pixels_is_the_callers(tmp_path: Path):
+    Image.new("RGB", (40, 25)).save(tmp_path / "a.png")
+    for call in (load_image, check_image):
+        call(tmp_path / "a.png", 1000)
+        assert "at most 999 pixels but got 40 x 25" in fault(lambda s, call=call: call(s, 999), tmp_path / "a.png")
+    assert load_image(Image.new("RGB", (40, 25)), 10).size == (40, 25)  # it is in memory already
+
+
+@pytest.mark.parametrize(
+    ("limit", "size"), [(8000, (100, 80)), (7999, (50, 40)), (2000, (50, 40)), (1999, (25, 20)), (130, (13, 10))]
+)
+def test_a_large_jpeg_is_halved_while_it_is_read_until_it_fits(tmp_path: Path, limit: int, size: tuple[int, int]):
+    halves((100, 80)).save(tmp_path / "a.jpg", quality=95)
+    image = load_image(tmp_path / "a.jpg", limit)
+    assert image.size == size
+    left, right = pixels(image)[:, : size[0] // 4], pixels(image)[:, -(size[0] // 4) :]
+    assert left[..., 0].min() > 200 and right[..., 2].min() > 200
+    assert "at most 129 pixels but got 13 x 10" in fault(lambda s: load_image(s, 129), tmp_path / "a.jpg")
+
+
+def test_a_file_is_known_again_by_its_fingerprint(tmp_path: Path):
+    path = tmp_path / "a.png"
+    halves().save(path)
+    before = fingerprint(path)
+    size, time, hashed = before.split("-")
+    assert (int(size), int(time)) == (path.stat().st_size, path.stat().st_mtime_ns) and len(hashed) == 32
+    os.utime(path, ns=(5, 5))
+    assert is_same_image(path, before) and is_same_image(StoredImage("in a shard", path.read_bytes()), before)
+    assert fingerprint(StoredImage("b", path.read_bytes())).endswith(f"-{hashed}")
+    path.write_bytes(path.read_bytes() + b"!")
+    assert not is_same_image(path, before) and not is_same_image(StoredImage("b", b"other"), before)
+    path.unlink()
+    for unknown in (path, halves(), tmp_path):
+        assert is_same_image(unknown, before)  # nothing can be said
+    assert is_same_image(tmp_path, "") and fingerprint(halves()) == ""
+
+
+def test_a_file_of_the_same_size_and_time_is_not_read_again(tmp_path: Path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"abc")
+    before = fingerprint(tmp_path / "a")
+    monkeypatch.setattr("m2ib_lightning.data.images.fingerprint", lambda _: pytest.fail("read"))
+    assert is_same_image(tmp_path / "a", before)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from m2ib_lightning.data import PairDataModule, PairReference, PairSource
 from m2ib_lightning.data.ids import UNNAMED
+from m2ib_lightning.data.images import fingerprint
 from m2ib_lightning.data.loading import PairStream, as_it_is
 from m2ib_lightning.types import BadPair, Pair
 
@@ -90,6 +93,13 @@ def test_the_window_is_bounded_and_nothing_is_read_far_ahead():
     source = Endless()
     next(iter(PairStream(source, 2, by_length=True)))
     assert source.given == 32  # 16 batches of 2
+
+
+def read(source: Path, workers: int = 0, **options) -> list[Pair | BadPair]:
+    """All pairs in order."""
+    data = PairDataModule(source=str(source), batch_size=8, num_workers=workers, **options)
+    data.setup("predict")
+    return [pair for batch in data.predict_dataloader() for pair in batch]
 
 
 @pytest.fixture
@@ -173,7 +183,7 @@ def test_what_is_wrong_with_a_table_as_a_whole_is_an_error_in_setup(table: Path,
 def test_images_of_skipped_pairs_and_of_others_are_not_opened(table: Path, monkeypatch):
     opened = []
     monkeypatch.setattr(
-        "m2ib_lightning.data.pairs.load_image", lambda image: opened.append(Path(image).name) or PICTURE
+        "m2ib_lightning.data.pairs.load_image", lambda image, _: opened.append(Path(image).name) or PICTURE
     )
     data = PairDataModule(source=str(table), batch_size=2)
     data.setup("predict")
@@ -226,3 +236,67 @@ def test_predictions_get_no_truth_and_tests_do():
     data.setup("test")
     assert next(iter(data.predict_dataloader()))[0].truth.mask is None
     assert next(iter(data.test_dataloader()))[0].truth.mask.shape == (96, 96)
+
+
+HALF = "\ud83d"
+"""One of the two surrogates of a cat's face, as JSON can hold it."""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_halves_of_characters_are_bad_pairs_that_can_be_stored(tmp_path: Path, workers: int):
+    PICTURE.save(tmp_path / "a.png")
+    rows = [{"image": "a.png", "text": f"number {i}"} for i in range(4)]
+    rows[1]["text"] += HALF
+    rows[2]["image"] = f"{HALF}.png"
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read(tmp_path / "pairs.jsonl", workers)
+    assert [isinstance(pair, Pair) for pair in found] == [True, False, False, True]
+    assert found[1].text == r"number 1\ud83d" and "half of a character in 'number 1\\ud83d'" in found[1].error
+    assert found[2].source.endswith(r"\ud83d.png") and "a path in UTF-8 but got" in found[2].error
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(rows[0] | {"id": f"x{HALF}"}))
+    (bad,) = read(tmp_path / "pairs.jsonl", workers)
+    assert "an id that can be a file name" in bad.error
+    "".join(found[1] + found[2]).encode()
+    "".join(bad).encode()
+
+
+def test_a_file_name_that_is_not_utf8_is_a_bad_pair(tmp_path: Path):
+    for name in (b"caf\xe9", b"good"):
+        PICTURE.save(tmp_path / "x.png")
+        os.rename(tmp_path / "x.png", os.path.join(os.fsencode(tmp_path), name + b".png"))
+        with open(os.path.join(os.fsencode(tmp_path), name + b".txt"), "w") as file:
+            file.write("a cat")
+    bad, good = read(tmp_path)
+    assert isinstance(good, Pair) and "a path in UTF-8 but got" in bad.error and "rename the file" in bad.error
+    "".join(bad).encode()
+
+
+def test_a_caption_beyond_131072_characters_is_that_pairs_fault_alone(tmp_path: Path):
+    PICTURE.save(tmp_path / "a.png")
+    for length, fine in ((131_072, True), (131_073, False)):
+        (tmp_path / "pairs.csv").write_text(f"image,text\na.png,one\na.png,{'x' * length}\na.png,three\n")
+        found = read(tmp_path / "pairs.csv")
+        assert [isinstance(pair, Pair) for pair in found] == [True, fine, True]
+    assert "at most 131,072 characters but got 131,073" in found[1].error
+
+
+def test_pictures_beyond_the_limit_of_the_data_module_are_bad_pairs(tmp_path: Path):
+    for suffix in ("png", "jpg"):
+        Image.new("RGB", (20, 20)).save(tmp_path / f"a.{suffix}")
+    (tmp_path / "pairs.csv").write_text("id,image,text\n1,a.png,x\n2,a.jpg,x\n")
+    png, jpg = read(tmp_path / "pairs.csv", max_pixels=100)
+    assert "at most 100 pixels but got 20 x 20" in png.error and jpg.image.size == (10, 10)
+    with pytest.raises(ValueError, match="at most 100 pixels"):
+        PairDataModule(source=str(tmp_path / "pairs.csv"), max_pixels=100).setup("fit")
+    data = PairDataModule(image=str(tmp_path / "a.jpg"), text="x", max_pixels=100)
+    data.setup("fit")
+    assert next(iter(data.train_dataloader()))[0].image.size == (10, 10)
+    with pytest.raises(ValueError, match="`max_pixels` to be at least 1 but got 0"):
+        PairDataModule(max_pixels=0)
+
+
+def test_a_pair_that_was_read_has_the_fingerprint_of_its_file(tmp_path: Path):
+    PICTURE.save(tmp_path / "a.png")
+    (tmp_path / "pairs.csv").write_text("image,text\na.png,x\n")
+    (pair,) = read(tmp_path / "pairs.csv")
+    assert pair.fingerprint == fingerprint(tmp_path / "a.png") != ""

@@ -172,6 +172,8 @@ def test_ids_that_can_be_no_file_name_are_refused(folder: Path, name: str):
         ("{'image': 1}", "Expecting property name .* at character 2"),
         ('{"image": "cat.png", ', "at character"),
         ('["cat.png", "a cat"]', "cat.png"),
+        ('{"image": "cat.png", "text": ' + "9" * 5000 + "}", "Exceeds the limit"),
+        ("[" * 100_000, "recursion"),
         ("3", "3"),
     ],
 )

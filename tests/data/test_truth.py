@@ -28,12 +28,35 @@ def test_boxes_cover_the_pixels_whose_centres_they_hold_and_at_least_one():
     assert draw((3.9, 2.9, 4.5, 3.5), (4, 3)).sum() == 1
 
 
-@pytest.mark.parametrize(
-    "box", [(2, 0, 1, 3), (1, 1, 1, 2), (4, 0, 5, 1), (0, 3, 1, 4), (-3, 0, 0, 1), (0, 0, np.nan, 1)]
-)
+@pytest.mark.parametrize("box", [(2, 0, 1, 3), (1, 1, 1, 2), (4, 0, 5, 1), (0, 3, 1, 4), (-3, 0, 0, 1)])
 def test_boxes_that_hold_nothing_are_refused(box):
     with pytest.raises(ValueError, match=r"within 4 x 3 pixels but got .* Remedy: "):
         draw(box, (4, 3))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("shape", [lambda bad: (0, 0, bad, 1), lambda bad: Polygon([0, 0, bad, 0, 2, 2])])
+def test_numbers_that_are_not_finite_are_refused(bad, shape):
+    with pytest.raises(ValueError, match=r"finite numbers of pixels but got .* Remedy: "):
+        draw(shape(bad), (4, 3))
+
+
+def test_truth_is_drawn_in_the_pixels_of_the_file_also_where_the_picture_was_reduced(tmp_path: Path):
+    for name, turned in (("a.jpg", 1), ("b.jpg", 6)):
+        image = paint(draw((32, 16, 64, 48), (64, 48)))
+        image.getexif()[0x0112] = turned
+        image.save(tmp_path / name, quality=95, exif=image.getexif())
+        reference = PairReference("a", str(tmp_path / name), "a cat", TruthReference([(32, 16, 64, 48)]))
+        whole, small = read_pair(reference), read_pair(reference, max_pixels=1000)
+        for pair, factor in ((whole, 1), (small, 2)):
+            expected = np.asarray(pair.image)[..., 0] > 128
+            assert pair.truth.mask.sum() == 32 * 32 / factor**2
+            assert (pair.truth.mask == expected).mean() > 0.97  # JPEG rounds colours at the edge
+
+
+def test_the_size_of_a_picture_that_cannot_be_is_refused_before_it_is_drawn():
+    with pytest.raises(ValueError, match=r"of some size but got 4000000 x 3000000"):
+        TruthReference([(0, 0, 1, 1)], size=(4_000_000, 3_000_000)).read(Image.new("L", (4, 3)), (4, 3), "a cat")
 
 
 def test_run_lengths_go_down_the_columns():
@@ -143,7 +166,20 @@ def test_columns_of_truth_are_read_from_tables(tmp_path: Path):
         assert second.truth.spans is None and third.truth == Truth()
 
 
-@pytest.mark.parametrize("cell", ["[[1, 2]]", "left", '{"a": 1}', "[[1, 2, 3, null]]", "3"])
+MALFORMED = [
+    "[[1, 2]]",
+    "left",
+    '{"a": 1}',
+    "[[1, 2, 3, null]]",
+    "3",
+    "[[0, 0, Infinity, 1]]",
+    "[[0, 0, NaN, 1]]",
+    "[" * 100_000,
+]
+MALFORMED += [f"[[0, 0, 1, {'9' * 400}]]", f"[[0, 0, 1, {'9' * 5000}]]", "[[0, 0, 1, 1e999]]"]
+
+
+@pytest.mark.parametrize("cell", MALFORMED, ids=lambda cell: cell[:30])
 def test_malformed_truth_is_named_by_line_and_only_where_it_is_wanted(tmp_path: Path, cell: str):
     Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
     cell = cell.replace('"', '""')
@@ -151,5 +187,15 @@ def test_malformed_truth_is_named_by_line_and_only_where_it_is_wanted(tmp_path: 
     data = PairDataModule(source=str(tmp_path / "pairs.csv"))
     data.setup("predict")
     assert len(next(iter(data.predict_dataloader()))) == 1
-    with pytest.raises(ValueError, match=r"4 numbers in 'boxes', line 2 of .*pairs.csv, but got .* Remedy: "):
+    with pytest.raises(ValueError, match=r"4 finite numbers in 'boxes', line 2 of .*pairs.csv, but got .* Remedy: "):
+        list(data.test_dataloader())
+
+
+@pytest.mark.parametrize("cell", ["[[0, Infinity]]", "[[NaN, 3]]", "[" * 100_000])
+def test_spans_that_are_no_numbers_are_named_by_line(tmp_path: Path, cell: str):
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+    (tmp_path / "pairs.csv").write_text(f'image,text,spans\na.png,a cat,"{cell}"\n')
+    data = PairDataModule(source=str(tmp_path / "pairs.csv"))
+    data.setup("test")
+    with pytest.raises(ValueError, match=r"2 finite numbers in 'spans', line 2 of .* Remedy: \[\[start, end\], ...\]"):
         list(data.test_dataloader())
