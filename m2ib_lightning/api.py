@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from m2ib_lightning import methods
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
+from m2ib_lightning.data.images import ImageLike
 from m2ib_lightning.data.pairs import check_all, make_references, read_pair
 from m2ib_lightning.methods import AttributionMethod
-
-ImageLike = Image.Image | str | Path
 
 
 def explain(

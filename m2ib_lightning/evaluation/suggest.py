@@ -11,17 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from einops import reduce
-from PIL import Image
 from torch import Tensor
 
 from m2ib_lightning.backbones import Backbone, load_backbone
 from m2ib_lightning.bottleneck import ReadOut
+from m2ib_lightning.data.images import ImageLike
 from m2ib_lightning.data.pairs import check_all, make_references, read_pair
 from m2ib_lightning.methods import M2IB
 from m2ib_lightning.methods.mask_fit import MaskFit
@@ -29,8 +28,6 @@ from m2ib_lightning.types import Layer, Modality, PairBatch
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ImageLike = Image.Image | str | Path
 
 BETAS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Half decades around the betas that did well on models tried."""
