@@ -6,11 +6,12 @@ import json
 import unicodedata
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
 
+from m2ib_lightning.display import attribution_html
 from m2ib_lightning.types import Box
 
 if TYPE_CHECKING:
@@ -18,8 +19,14 @@ if TYPE_CHECKING:
 
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
+MapStyle = Literal["smooth", "patch"]
+"""How a map is drawn: interpolated, or each patch with its own value."""
 
-@dataclass(eq=False)
+# Bilinear interpolation draws every patch as a star: its level lines are hyperbolas.
+RESAMPLING = {"smooth": Image.Resampling.BICUBIC, "patch": Image.Resampling.NEAREST}
+
+
+@dataclass(eq=False, repr=False)
 class Attribution:
     """What the image and the text of one pair contribute to their similarity.
 
@@ -65,14 +72,32 @@ class Attribution:
     stop_reason: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
 
-    def heatmap(self, size: tuple[int, int]) -> NDArray[np.float32]:
+    def __repr__(self) -> str:
+        """One line: the pair, its similarities, where and at which word its evidence is, and why its fit ended."""
+        through = [f"{score:.2f}" for score in (self.image_score, self.text_score) if score == score]
+        parts = [f"similarity {self.score:.2f}" + f" -> {' / '.join(through)}" * bool(through)]
+        if self.image_map is not None:
+            parts.append(f"{' x '.join(map(str, self.image_map.shape))} patches up to {self.image_map.max():.3g}")
+        if self.text_map is not None:
+            words = max(self.words(), key=lambda word: word[1], default=("", 0.0))
+            parts.append(f"{len(self.tokens)} tokens, most in {words[0]!r} with {words[1]:.3g}")
+        ended = f", {self.steps} steps ({self.stop_reason})" * (self.steps > 0)
+        return f"Attribution({self.id!r}, {self.text!r}: {', '.join(parts)} {self.unit}{ended})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the map over the picture, if that can be read, and the words with their values."""
+        return attribution_html(self)
+
+    def heatmap(self, size: tuple[int, int], style: MapStyle = "smooth") -> NDArray[np.float32]:
         """(H, W) float32 in [0, 1], the image map over the whole picture, for display.
 
-        The map's cells are interpolated bilinearly over what the model saw; what it did not see is 0. Negative
-        values, which some methods give, are shown as 0, and the largest value as 1.
+        What the model did not see is 0. Negative values, which some methods give, are shown as 0, and the largest
+        value as 1.
 
         Args:
             size: (height, width) in pixels.
+            style: "smooth" interpolates the patches bicubically over what the model saw, with each patch's own value
+                at its centre; "patch" fills each patch with its value.
 
         Raises:
             ValueError: The image was not explained, or the size is not positive.
@@ -81,21 +106,22 @@ class Attribution:
         if min(size) < 1:
             raise ValueError(f"Expected a size of at least 1 x 1 pixels but got {size}. Remedy: (height, width).")
         top = float(values.max())
-        return spread((values / (top if top > 0 else 1)).astype(np.float32), self.view, size)
+        return spread((values / (top if top > 0 else 1)).astype(np.float32), self.view, size, style)
 
-    def overlay(self, image: Image.Image, opacity: float = 0.9) -> Image.Image:
+    def overlay(self, image: Image.Image, opacity: float = 0.9, style: MapStyle = "smooth") -> Image.Image:
         """The picture, dimmed, with its heat map over it; RGB and of the same size.
 
         Args:
             image: The picture that was explained, or one of the same proportions.
-            opacity: Of the heat where it is highest, in 0..1; where it is 0 the picture is seen.
+            opacity: How much the heat covers where it is highest, in 0..1; where it is 0 the picture is seen.
+            style: "smooth" or "patch", as in `heatmap`.
 
         Raises:
             ValueError: The image was not explained.
         """
         from matplotlib import colormaps
 
-        heat = self.heatmap((image.height, image.width))
+        heat = self.heatmap((image.height, image.width), style)
         colours = colormaps["inferno"](heat)[..., :3]
         weight = opacity * np.sqrt(heat)[..., None]
         grey = np.asarray(image.convert("L").convert("RGB")) / 255
@@ -166,20 +192,28 @@ class Attribution:
         return values
 
 
-def spread(values: NDArray[np.float32], view: Box, size: tuple[int, int]) -> NDArray[np.float32]:
-    """(H, W) float32 in [0, 1]: the cells of a map interpolated bilinearly over what the model saw, 0 elsewhere.
+def spread(
+    values: NDArray[np.float32], view: Box, size: tuple[int, int], style: MapStyle = "smooth"
+) -> NDArray[np.float32]:
+    """(H, W) float32 in [0, 1]: the patches of a map spread over what the model saw, 0 elsewhere.
 
     Args:
         values: (gh, gw) in [0, 1].
         view: What the model saw, as a box in fractions of the picture.
         size: (height, width) in pixels.
+        style: "smooth" or "patch", as in `Attribution.heatmap`.
+
+    Raises:
+        ValueError: There is no such style.
     """
+    if style not in RESAMPLING:
+        raise ValueError(f"Expected `style` to be 'smooth' or 'patch' but got {style!r}. Remedy: choose one of these.")
     height, width = size
     left, upper, right, lower = view
     box = (round(left * width), round(upper * height), round(right * width), round(lower * height))
     seen = (max(1, box[2] - box[0]), max(1, box[3] - box[1]))
     whole = Image.new("F", (width, height), 0.0)
-    whole.paste(Image.fromarray(values).resize(seen, Image.Resampling.BILINEAR), box[:2])
+    whole.paste(Image.fromarray(values).resize(seen, RESAMPLING[style]), box[:2])
     return np.asarray(whole, dtype=np.float32).clip(0, 1)
 
 

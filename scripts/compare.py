@@ -27,7 +27,7 @@ from rich.console import Console
 
 from m2ib_lightning import RELEASED, AttributionStore, PairDataModule, load_backbone, methods
 from m2ib_lightning.backbones import Backbone
-from m2ib_lightning.cli import OneLineParser
+from m2ib_lightning.cli.parser import OneLineParser
 from m2ib_lightning.data import KINDS, scene_counts
 from m2ib_lightning.data.pairs import read_pair
 from m2ib_lightning.errors import explained, fail

@@ -1,3 +1,7 @@
+import base64
+import io
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -41,6 +45,25 @@ def test_what_the_model_did_not_see_is_zero():
     assert (heat[:, :10] == 0).all() and (heat[:, 30:] == 0).all() and (heat[:, 10:30] == 1).all()
 
 
+def test_a_map_by_patches_shows_each_patch_with_its_own_value():
+    heat = attribution().heatmap((4, 6), style="patch")
+    expected = np.array([[0, 1], [2, 8]], np.float32).repeat(2, 0).repeat(3, 1) / 8
+    np.testing.assert_array_equal(heat, expected)
+    with pytest.raises(ValueError, match="'smooth' or 'patch' but got 'bilinear'"):
+        attribution().heatmap((4, 6), style="bilinear")
+
+
+def test_a_lonely_patch_is_drawn_as_a_blob_and_not_as_a_star():
+    lonely = np.zeros((5, 5), np.float32)
+    lonely[2, 2] = 1
+    heat = attribution(image_map=lonely).heatmap((505, 505))
+    assert heat[252, 252] == pytest.approx(1, abs=1e-3)  # the patch's own value, at its centre
+    # Where the axis has fallen to 0.1, the diagonal is as far away to a tenth; of a bilinear star it is half as far.
+    axis = int(np.argmax(heat[252, 252:] < 0.1))
+    diagonal = int(np.argmax(np.diag(heat)[252:] < 0.1)) * 2**0.5
+    assert diagonal == pytest.approx(axis, rel=0.15)
+
+
 def test_a_view_beyond_the_picture_is_cut_at_its_edge():
     heat = attribution(view=(-0.5, 0.0, 1.5, 1.0)).heatmap((8, 8))
     assert heat.shape == (8, 8) and 0 < heat.max() <= 1
@@ -57,6 +80,35 @@ def test_an_overlay_has_the_pictures_size():
     overlay = attribution().overlay(picture)
     assert overlay.size == picture.size and overlay.mode == "RGB"
     assert np.asarray(overlay)[-2, -2].tolist() != np.asarray(overlay)[1, 1].tolist()
+
+
+def test_its_repr_is_one_line_with_what_matters(capsys):
+    said = repr(attribution(image_score=0.4, text_score=0.25))
+    assert "\n" not in said and len(said) < 250
+    for part in (
+        "'a'",
+        "'an ice-cream van'",
+        "0.50 -> 0.40 / 0.25",
+        "2 x 2 patches up to 8",
+        "'van' with 6.5 nats",
+        "max_steps",
+    ):
+        assert part in said, said
+    assert "->" not in repr(attribution()) and "patches" not in repr(attribution(image_map=None))
+
+
+def test_a_notebook_shows_the_map_over_the_picture_and_every_word(tmp_path):
+    Image.new("RGB", (40, 20), "red").save(tmp_path / "van.png")
+    found = [attribution(text="<b>", spans=[(0, 0), (0, 3), *[(0, 0)] * 6], source=str(source))._repr_html_()
+             for source in (tmp_path / "van.png", "gone.png")]  # fmt: skip
+    sizes = []
+    for page in found:
+        data = re.search(r"base64,([^']+)", page)[1]
+        sizes.append(Image.open(io.BytesIO(base64.b64decode(data))).size)
+        assert "&lt;b&gt;" in page and "<b><" not in page
+    assert sizes == [(320, 160), (320, 320)]  # of the picture; of the map where there is none
+    assert "<img" not in attribution(image_map=None)._repr_html_()
+    assert "nats per word" not in attribution(text_map=None)._repr_html_()
 
 
 def test_the_strongest_region_is_a_place_in_the_picture():

@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from m2ib_lightning import AttributionStore
-from m2ib_lightning.cli import main
+from m2ib_lightning.cli import main, verbs
 from m2ib_lightning.data import make_scene
 from tests.callbacks.offline_run import read_run
 from tests.made import failure
@@ -132,9 +132,12 @@ def damaged(folder: Path) -> str:
         (["--data.scenes=1", "--model.steps=0"], r"`steps`"),
         (["--data.scenes=1", "--model.prior=nothing.safetensors"], r"'unit', 'measured'"),
         (["--data.scenes=1", "--model.image_layer=middle"], r"image_layer` to be one of int.*but got middle"),
-        (["--data.scenes=1", "--model.image_bta=1"], r"known argument but got `.*image_bta`"),
+        (
+            ["--data.scenes=1", "--model.image_bta=1"],
+            r"argument of M2IB but got `model.image_bta`.*did you mean image_beta\?",
+        ),
         (["--data.scenes=one"], r"`data\.scenes`.*one"),
-        (["--dat.scenes=1"], r"--dat\.scenes"),
+        (["--dat.scenes=1"], r"--dat\.scenes.*did you mean --data\.scenes\?"),
         (["--data.scenes=1", "--model=RandomMap"], r"is fitted but got RandomMap.*m2ib predict"),
     ],
 )
@@ -180,14 +183,102 @@ def test_what_a_test_does_not_know_is_refused_in_one_line(argument, message, tmp
     assert not (tmp_path / "out").exists()
 
 
-def test_help_and_print_config_are_complete(capsys):
-    for arguments in (["fit", "--print_config"], ["fit", "--help"], ["fit", "--model.help=M2IB"], ["--help"]):
-        with pytest.raises(SystemExit) as stopped:
-            main(arguments)
-        assert stopped.value.code == 0
-    out = capsys.readouterr().out
-    for word in ("image_beta", "noise_samples", "early_stopping", "--output", "--data.source", "predict"):
-        assert word in out
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a command prints that ends there."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_the_printed_configuration_and_the_help_of_a_method_are_complete(capsys):
+    config = yaml.safe_load(printed(capsys, "fit", "--print_config"))
+    assert config["model"]["init_args"]["image_beta"] == 3 and config["early_stopping"]["monitor"] == "loss/total"
+    assert "--model.window" in printed(capsys, "predict", "--model.help=Occlusion")
+
+
+def test_help_of_a_verb_shows_what_is_the_packages_own_before_the_trainers(capsys):
+    help = printed(capsys, "fit", "--help")
+    places = [
+        help.index(f"  {option} ")
+        for option in ("--output", "--model", "--model.image_beta", "--data.source", "--early_stopping.monitor",
+                       "--trainer.accelerator")
+    ]  # fmt: skip
+    assert places == sorted(places)
+    assert "usage: m2ib fit [options]\n" in help and "GradCAM" in help and "--metrics" not in help
+
+
+def test_the_help_of_the_command_names_every_verb_and_three_examples(capsys):
+    main(["--help"])
+    help = capsys.readouterr().out
+    for verb in ("fit", "predict", "test", *verbs.names()):
+        (line,) = re.findall(rf"^  {verb} +(\S.*)$", help, re.MULTILINE)
+        assert line.endswith(".") and line.count(". ") == 0
+    examples = re.findall(r"^  m2ib (\w+) ", help, re.MULTILINE)
+    assert examples == ["fit", "predict", "test"]
+    main([])
+    assert capsys.readouterr().out == help
+
+
+@pytest.mark.parametrize(
+    ("verb", "option", "taker"),
+    [
+        ("fit", "--metrics=[PointingGame]", "test"), ("fit", "--retry_errors=true", "predict"),
+        ("predict", "--early_stopping.patience=2", "fit"), ("test", "--pictures=true", "fit"),
+        ("predict", "--ckpt_path=last.ckpt", "fit"),
+    ],
+)  # fmt: skip
+def test_an_option_of_another_verb_is_refused_and_that_verb_named(verb, option, taker, tmp_path, capsys):
+    said = failure(capsys, verb, option, f"--output={tmp_path / 'out'}")
+    assert f"option of `m2ib {verb}`" in said and f"`m2ib {taker}`" in said
+
+
+def test_a_configuration_of_a_fit_serves_a_prediction(tmp_path):
+    main(["predict", f"--config={CONFIGS / 'quickstart.yaml'}", "--data.scenes=1", f"--output={tmp_path}", *FAST])
+    assert "early_stopping" not in yaml.safe_load((tmp_path / "config.yaml").read_text())
+
+
+MINE = """
+from m2ib_lightning.losses import LossTerm
+class Mine(LossTerm): ...
+class Other: ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model=GradCam"], r"known AttributionMethod but got GradCam\. Remedy: did you mean GradCAM\?"),
+        (["--model.imagebeta=3"], r"`model\.imagebeta`\. Remedy: did you mean image_beta\?"),
+        (["--model.loss_terms=[Relevanse]"], r"known LossTerm but got Relevanse\. Remedy: did you mean Relevance\?"),
+        (["--trainer.callbacks=MaskLoger"], r"did you mean MaskLogger\?"),
+        (["--model.loss_terms=[terms_of_mine.Mime]"], r"terms_of_mine\.py has no class Mime\. .*did you mean Mine\?"),
+        (["--model.loss_terms=[terms_of_yours.Mine]"], r"there is no terms_of_yours\.py here"),
+        (["--model.loss_terms=[terms_of_mine.Other]"], r"to be a LossTerm but terms_of_mine\.Other is none"),
+        (["--model=terms_of_mine.Mine"], r"to be an AttributionMethod but terms_of_mine\.Mine is a LossTerm"),
+        (["--model.steps=three"], r"`model\.steps` to be a whole number but got three"),
+        (["--image=cat.png"], r"but got --image\. Remedy: did you mean --data\.image\?"),
+        (["--backbone=embedded"], r"did you mean --model\.backbone\?"),
+    ],
+)
+def test_a_wrong_name_gets_the_nearest_right_one(arguments, message, tmp_path, capsys, monkeypatch):
+    (tmp_path / "terms_of_mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    said = failure(capsys, "fit", *arguments)
+    assert re.search(message, said), said
+
+
+def test_a_wrong_verb_gets_the_nearest_right_one(capsys):
+    assert "did you mean predict?" in failure(capsys, "predcit", "--data.scenes=1")
+    assert "fit, predict, test" in failure(capsys, "explode")
+
+
+def test_a_file_of_pairs_that_is_not_there_is_named_before_anything_is_said_of_the_model(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--data.source=nofile.csv", f"--output={tmp_path}"])
+    said = capsys.readouterr()
+    assert said.out == "" and "nofile.csv, which does not exist" in said.err
 
 
 def test_the_module_is_the_command():

@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "m2ib_lightning"
 LAYERS = [
-    {"types", "checks", "files", "printable"},
-    {"attribution", "prior", "losses", "metrics", "backbones"},
+    {"types", "names", "checks", "files", "printable"},
+    {"attribution", "display", "prior", "losses", "metrics", "backbones"},
     {"bottleneck"},
     {"store", "data", "methods"},
     {"api", "callbacks", "report", "evaluation"},

@@ -14,8 +14,9 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 
 from m2ib_lightning.callbacks.mask_states import BINS, Histogram
+from m2ib_lightning.display import words_html
 from m2ib_lightning.report.pairs_page import COLUMNS, PairResult
-from m2ib_lightning.report.words import words_html, words_markdown
+from m2ib_lightning.report.words import words_markdown
 from m2ib_lightning.types import Modality
 
 EDGES = [i / BINS for i in range(BINS + 1)]

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from m2ib_lightning.attribution import Attribution
-from m2ib_lightning.report.page import GREY, PALE, Page, Scale, decimals, fit, measure
+from m2ib_lightning.display import decimals
+from m2ib_lightning.report.page import GREY, PALE, Page, Scale, fit, measure
 
 TEXT_SIZE = 11.0
 COLOURS = ("#ffffff", "#fdc692", "#f5843c")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from m2ib_lightning.attribution import WHOLE, Attribution
+from m2ib_lightning.attribution import WHOLE, Attribution, MapStyle
 from m2ib_lightning.report.caption import plain_caption, shaded_caption
 from m2ib_lightning.report.page import GREY, POINTS_PER_INCH, Page, Scale
 
@@ -25,7 +25,7 @@ BAR = 9.0
 BAR_LABELS = 46.0
 
 
-def pair_figure(attribution: Attribution, image: Image.Image) -> Image.Image:
+def pair_figure(attribution: Attribution, image: Image.Image, style: MapStyle = "smooth") -> Image.Image:
     """One RGB picture of what made an image and a text similar, for a paper or a slide.
 
     The image, the image with its map over it and the caption with every word shaded by the sum of its tokens, each
@@ -35,27 +35,37 @@ def pair_figure(attribution: Attribution, image: Image.Image) -> Image.Image:
     Args:
         attribution: What to show.
         image: The picture that was explained, as in `Pair.image`.
+        style: How the map is drawn: "smooth" between the patches, or "patch", each with its own value.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(_draw(attribution, image))
+    canvas = FigureCanvasAgg(_draw(attribution, image, style))
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
-def save_pair_figure(attribution: Attribution, image: Image.Image, path: str | Path) -> None:
-    """Write the picture to a file; `.pdf` and `.svg` keep text and lines as vectors."""
-    _draw(attribution, image).savefig(path)
+def save_pair_figure(
+    attribution: Attribution, image: Image.Image, path: str | Path, style: MapStyle = "smooth"
+) -> None:
+    """Write the picture to a file; `.pdf` and `.svg` keep text and lines as vectors.
+
+    Args:
+        attribution: What to show.
+        image: The picture that was explained, as in `Pair.image`.
+        path: The file; its ending says what it is.
+        style: "smooth" or "patch", as in `pair_figure`.
+    """
+    _draw(attribution, image, style).savefig(path)
 
 
-def _draw(attribution: Attribution, image: Image.Image) -> Figure:
+def _draw(attribution: Attribution, image: Image.Image, style: MapStyle) -> Figure:
     size = _panel_size(image)
     explained = attribution.image_map is not None
     beside = explained and size[0] <= WIDE * size[1]
     row = size[0] * (2 if beside else 1) + (GAP if beside else 0) + (GAP + BAR + BAR_LABELS if explained else 0)
     page = Page(width=max(420.0, row))
     _header(page, attribution)
-    _pictures(page, attribution, image, size, beside)
+    _pictures(page, attribution, image, size, beside, style)
     if attribution.text_map is None:
         plain_caption(page, attribution)
     else:
@@ -65,8 +75,8 @@ def _draw(attribution: Attribution, image: Image.Image) -> Figure:
 
 
 def _header(page: Page, a: Attribution) -> None:
-    page.write(a.id, size=12, weight="bold")
-    parts = [f"similarity {a.score:.3f}"]
+    page.write(a.text, size=12, weight="bold")
+    parts = [a.id, f"similarity {a.score:.3f}"]
     through = {"image": a.image_score, "text": a.text_score}
     scores = ", ".join(f"{name} {score:.3f}" for name, score in through.items() if not math.isnan(score))
     if scores:
@@ -86,7 +96,9 @@ def _panel_size(image: Image.Image) -> tuple[float, float]:
     return (PANEL, PANEL / ratio) if ratio > 1 else (PANEL * ratio, PANEL)
 
 
-def _pictures(page: Page, a: Attribution, image: Image.Image, size: tuple[float, float], beside: bool) -> None:
+def _pictures(
+    page: Page, a: Attribution, image: Image.Image, size: tuple[float, float], beside: bool, style: MapStyle
+) -> None:
     width, height = size
     pixels = (round(width * page.dpi / POINTS_PER_INCH), round(height * page.dpi / POINTS_PER_INCH))
     shown = image.convert("RGB").resize(pixels, Image.Resampling.LANCZOS)
@@ -99,7 +111,7 @@ def _pictures(page: Page, a: Attribution, image: Image.Image, size: tuple[float,
         page.text(
             x, page.y, "image attribution" + ", dashed: what the model saw" * (a.view != WHOLE), 8, GREY, va="top"
         )
-        page.picture(x, page.y - GAP, a.overlay(shown), size)
+        page.picture(x, page.y - GAP, a.overlay(shown, style=style), size)
         _view(page, a, x, page.y - GAP, size)
         page.scale_bar(x + width + GAP * 0.6, page.y - GAP, (BAR, height), _image_scale(a))
     page.y -= GAP + height + 16

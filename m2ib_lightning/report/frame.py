@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from m2ib_lightning.attribution import spread
+from m2ib_lightning.display import decimals
 from m2ib_lightning.report.mask_state import FrameScale, MaskState
-from m2ib_lightning.report.page import GREY, INK, PALE, decimals, drawable, font_file
+from m2ib_lightning.report.page import GREY, INK, PALE, drawable, font_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,7 +67,7 @@ def _header(draw: ImageDraw.ImageDraw, state: MaskState) -> None:
     step = f"step {state.step}" + ("" if math.isnan(state.loss) else f" · loss {state.loss:.2f}".replace("-", "−"))
     right = _font(step, LARGE, "bold")
     draw.text((WIDTH - GAP, 8), step, INK, right, anchor="ra")
-    name, font = drawable(state.capacity.id), _font(state.capacity.id, LARGE)
+    name, font = drawable(state.capacity.text), _font(state.capacity.text, LARGE)
     draw.text((GAP, 8), _cut(name, font, WIDTH - 3 * GAP - right.getlength(step)), INK, font)
 
 

@@ -1,11 +1,10 @@
 """Attributions as one HTML file to look through: filter and sort the pairs, click one for its maps, words and curves.
 
-From the command line: python -m m2ib_lightning.report.gallery OUTPUT
+From the command line: m2ib gallery OUTPUT
 """
 
 from __future__ import annotations
 
-import argparse
 import base64
 import io
 import json
@@ -22,7 +21,7 @@ from PIL import Image
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.data import make_scene
 from m2ib_lightning.data.images import load_image
-from m2ib_lightning.report.page import decimals
+from m2ib_lightning.display import decimals
 from m2ib_lightning.store import AttributionStore
 
 if TYPE_CHECKING:
@@ -198,25 +197,3 @@ def _number(value: float) -> float | None:
 
 def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Write the gallery of a run and say where it is.
-
-    Args:
-        arguments: What was typed by default.
-    """
-    parser = argparse.ArgumentParser("python -m m2ib_lightning.report.gallery", description=save_run_gallery.__doc__)
-    parser.add_argument("output", help="folder of a fit, a prediction or a test")
-    parser.add_argument("--file", help="gallery.html in that folder by default")
-    given = parser.parse_args(arguments)
-    try:
-        made = save_run_gallery(given.output, given.file)
-    except ValueError as error:
-        parser.error(str(error))
-    size = made.path.stat().st_size / 1e6
-    print(f"{made.path}  {made.pairs} pairs, {made.pictures} with their picture, {size:.1f} MB")
-
-
-if __name__ == "__main__":
-    main()

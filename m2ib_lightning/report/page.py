@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
+
+from m2ib_lightning.display import shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,19 +109,6 @@ class Page:
         return bar
 
 
-def decimals(*values: float) -> str:
-    """The format that gives the largest of the values three digits, and all as many decimals.
-
-    >>> [f"{value:{decimals(60.04, 6.12)}}" for value in (60.04, 6.12)], decimals(283.1), decimals(0.00012)
-    (['60.0', '6.1'], '.0f', '.1e')
-    """
-    top = max((abs(value) for value in values), default=0.0)
-    if top == 0 or not math.isfinite(top):
-        return ".0f"
-    digits = 2 - math.floor(math.log10(top))
-    return f".{max(0, digits)}f" if -3 < digits < 5 else ".1e"
-
-
 def fit(text: str, width: float, size: float, weight: str = "normal") -> str:
     """The text, cut in its middle if it is wider than `width`."""
     text = drawable(text)
@@ -130,18 +118,6 @@ def fit(text: str, width: float, size: float, weight: str = "normal") -> str:
     while keep > 2 and measure(shorten(text, keep), size, weight) > width:
         keep = min(keep - 1, int(keep * 0.95))
     return shorten(text, keep)
-
-
-def shorten(text: str, length: int) -> str:
-    """At most `length` characters of the text, with an ellipsis for what is cut from its middle.
-
-    >>> shorten("holidays/2024/IMG_1234.jpg", 15)
-    'holiday…234.jpg'
-    """
-    if len(text) <= length:
-        return text
-    tail = (length - 1) // 2
-    return text[: length - 1 - tail] + "…" + text[len(text) - tail :]
 
 
 def measure(text: str, size: float, weight: str = "normal") -> float:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from m2ib_lightning.attribution import Attribution
-from m2ib_lightning.report.words import words_html, words_line
+from m2ib_lightning.display import words_html
+from m2ib_lightning.report.words import words_line
 
 COLUMNS = (
     "pair", "text", "words", "similarity", "image_similarity", "text_similarity", "image_compression",

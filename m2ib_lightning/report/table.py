@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from m2ib_lightning.attribution import Attribution
+from m2ib_lightning.display import decimals, shorten
 from m2ib_lightning.printable import printable
-from m2ib_lightning.report.page import decimals, shorten
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -32,16 +32,17 @@ def hue_areas(figure: Image.Image) -> tuple[int, int]:
     return int((blue - red > 120).sum()), int((red - blue > 60).sum())
 
 
-def test_header_tells_id_scores_steps_and_stop_reason(tmp_path):
+def test_the_caption_is_the_title_above_id_scores_steps_and_stop_reason(tmp_path):
     found = texts(attribution(), tmp_path)
-    assert found[0] == "pair-1"
-    assert found[1] == "similarity 0.250 · through the bottleneck: image 0.500, text 0.750 · 10 steps (max steps)"
+    assert found[0] == "a photo of a cat"
+    parts = ["pair-1", "similarity 0.250", "through the bottleneck: image 0.500, text 0.750", "10 steps (max steps)"]
+    assert found[1] == " · ".join(parts)
 
 
 def test_scores_that_were_not_measured_and_steps_that_were_not_made_are_left_out(tmp_path):
     nan = float("nan")
     found = texts(attribution(image_score=nan, text_score=nan, steps=0, stop_reason=""), tmp_path)
-    assert found[1] == "similarity 0.250"
+    assert found[1] == "pair-1 · similarity 0.250"
 
 
 def test_scales_carry_the_unit_and_raw_values(tmp_path):
@@ -64,7 +65,7 @@ def test_values_of_special_tokens_are_told(tmp_path):
 
 def test_mathematics_in_a_text_stands_for_itself(tmp_path):
     found = texts(attribution("$x^2$ {", id="$\\frac$"), tmp_path)
-    assert found[0] == "$\\frac$"
+    assert found[0] == "$x^2$ {" and found[1].startswith("$\\frac$ ")
     assert [word for word in found if word in "$x^2${"] == ["$", "x", "^", "2", "$", "{"]
     assert "cost $5 or $6" in texts(attribution("cost $5 or $6", text_map=None), tmp_path)
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from m2ib_lightning.display import words_html
 from m2ib_lightning.report.frame import PANEL, WIDTH, draw_frame
 from m2ib_lightning.report.mask_state import FrameScale, MaskState
-from m2ib_lightning.report.words import words_html
 from tests.report.made import attribution
 
 

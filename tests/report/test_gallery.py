@@ -9,7 +9,7 @@ from PIL import Image
 from m2ib_lightning import AttributionStore
 from m2ib_lightning.cli import main as m2ib
 from m2ib_lightning.data import make_scene
-from m2ib_lightning.report.gallery import main, save_gallery, save_run_gallery
+from m2ib_lightning.report.gallery import save_gallery, save_run_gallery
 from tests.report.browser import Browser
 from tests.report.made import attribution
 
@@ -83,7 +83,7 @@ def test_a_run_becomes_a_gallery_with_its_scenes_and_its_masks_step_by_step(tmp_
         "--model.steps=2", "--model.noise_samples=2", "--trainer.callbacks=MaskLogger", f"--output={tmp_path}",
     ])  # fmt: skip
     capsys.readouterr()
-    main([str(tmp_path)])
+    m2ib(["gallery", str(tmp_path)])
     assert "2 pairs, 2 with their picture" in capsys.readouterr().out
     pairs = data_of(tmp_path / "gallery.html")["pairs"]
     assert [(pair["id"], len(pair["frames"])) for pair in pairs] == [("scene-000040", 3), ("scene-000041", 3)]
@@ -96,7 +96,7 @@ def test_a_folder_without_attributions_is_refused_in_one_line(tmp_path, capsys):
     with pytest.raises(ValueError, match="Expected attributions in"):
         save_run_gallery(tmp_path)
     with pytest.raises(SystemExit):
-        main([str(tmp_path)])
+        m2ib(["gallery", str(tmp_path)])
     assert "Remedy: name a folder" in capsys.readouterr().err
 
 
