@@ -3,8 +3,8 @@
 
     python scripts/compare_ideas.py --scenes 60 --first 40000
 
-Each row is a map made from one or several fits: its metrics, and in brackets the mean difference to the default's with
-its 95 % interval over the same scenes.
+Each row is a map made from one or several fits: its metrics, and of each the mean difference to the default's with its
+95 % interval over the same scenes.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 import torch
-from rich.console import Console
+from on_scenes import drawn, keep, options_of, pairs_of
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
 from m2ib_lightning import M2IB, Attribution, load_backbone
-from m2ib_lightning.data import make_scene
 from m2ib_lightning.evaluation import Evaluator, interval
 from m2ib_lightning.methods.mask_fit import MaskFit
 from m2ib_lightning.metrics import (
@@ -37,7 +35,7 @@ from m2ib_lightning.metrics import (
     RelevanceMassAccuracy,
     RelevanceRankAccuracy,
 )
-from m2ib_lightning.types import Pair, Truth
+from m2ib_lightning.types import Pair
 
 NEUTRAL = "a picture"
 METRICS = [
@@ -163,16 +161,15 @@ IDEAS: dict[str, Callable[[Explainer], Maps]] = {
 }
 
 
-def evaluate(first: int, count: int, console: Console, batch: int = 20) -> dict[str, pd.DataFrame]:
-    """Per idea a row per scene."""
-    backbone = load_backbone("embedded")
+def evaluate(options: argparse.Namespace, batch: int = 20) -> dict[str, pd.DataFrame]:
+    """Of each idea a row for each scene."""
+    backbone, scenes = load_backbone(options.backbone), drawn(options)
     settings = {"default": {}, **{f"block {n}": {"image_layer": n} for n in (0, 1, 3)}}
     settings |= {f"beta {b:g}": {"image_beta": b} for b in (0.3, 1.0)}
     methods = {name: M2IB(backbone, modalities=["image"], **changed) for name, changed in settings.items()}
     evaluator, rows = Evaluator(methods["default"], METRICS), defaultdict(list)
-    for start in track(range(first, first + count, batch), "scenes", console=console, transient=True):
-        scenes = [make_scene(seed) for seed in range(start, min(start + batch, first + count))]
-        pairs = [Pair(str(i), s.image, s.caption, truth=Truth(s.mask, s.spans)) for i, s in enumerate(scenes)]
+    for start in track(range(0, len(scenes), batch), "Scenes"):
+        pairs = pairs_of(scenes[start : start + batch])
         attributions = methods["default"].attribute(backbone.preprocess_pairs(pairs))
         explainer = Explainer(methods, pairs)
         for name, idea in IDEAS.items():
@@ -184,26 +181,24 @@ def _with_maps(attributions: Sequence[Attribution], maps: Maps) -> list[Attribut
     return [replace(a, image_map=m.astype(np.float32)) for a, m in zip(attributions, maps, strict=True)]
 
 
-def table(rows: dict[str, pd.DataFrame]) -> Table:
-    shown = Table("map", *(metric.name.removeprefix("image/") for metric in METRICS))
-    for name, frame in rows.items():
-        cells = []
+def numbers(found: dict[str, pd.DataFrame]) -> list[dict[str, str | float]]:
+    """A row for each idea: its means, and the difference to the default with its interval."""
+    rows = []
+    for name, frame in found.items():
+        row: dict[str, str | float] = {"map": name}
         for metric in METRICS:
-            mean, low, high, _ = interval(frame[metric.name] - rows["default"][metric.name])
-            change = "" if name == "default" else f"\n({mean:+.3f}, {low:+.3f} to {high:+.3f})"
-            cells.append(f"{frame[metric.name].mean():.3f}{change}")
-        shown.add_row(name, *cells)
-    return shown
+            mean, low, high, _ = interval(frame[metric.name] - found["default"][metric.name])
+            row |= {metric.name: float(frame[metric.name].mean()), f"{metric.name} change": mean}
+            row |= {f"{metric.name} low": low, f"{metric.name} high": high}
+        rows.append(row)
+    return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=60)
-    parser.add_argument("--first", type=int, default=40000, help="seed of the first scene")
-    arguments = parser.parse_args()
+    """Try every idea."""
+    options = options_of(__doc__, scenes=60, first=40_000, output="outputs/ideas").parse_args()
     warnings.simplefilter("ignore")
-    console = Console(width=190)
-    console.print(table(evaluate(arguments.first, arguments.scenes, console)))
+    keep(numbers(evaluate(options)), options)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,120 @@
+"""The tables of the pages: what is typed for each, and how it is shown. `scripts/measure.py` makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import rendered
+from measure import Run, Table
+
+COMPARED = ("M2IB", "GradCAM", "Saliency", "Chefer", "GradECLIP", "LeGrad")
+
+
+def compare(arguments: str, scenes: int, methods: Sequence[str] = ()) -> Run:
+    """Several methods on the same scenes, all by default; a row for each method and pair."""
+    chosen = " ".join(["", "--methods", *methods]) if methods else ""
+    words = f"python scripts/compare.py{chosen} --scenes {{scenes}} {arguments} --output {{output}}"
+    return Run(words, "pairs.parquet", scenes)
+
+
+MEASUREMENTS = "scripts/README.md"
+ONE = compare("--first 10000 --samples 250", 250)
+TWO = compare("--first 10250 --named 2 --samples 250", 250)
+COST = "python scripts/cost_and_quality.py --scenes {scenes} --first 20000"
+SEARCH = Run("python scripts/search_settings.py --scenes {scenes} --output {output}", "settings.csv", 40)
+WATCHING = "python scripts/watching_cost.py --logger wandb --repeats 3 --output {output}"
+SPEED = Run("python scripts/benchmark.py --scaling --output {output}/benchmark.json", "benchmark.json")
+KILLED = "python scripts/kill_and_resume.py --scenes {scenes} --folder {output}/run"
+FIVE = (rendered.OURS, "M2IB-released", "Chefer-cosine", "KernelSHAP", "random")
+KINDS = ("plain", "two_of_four", "twice", "small", "clutter", "relation", "attribute")
+
+TABLES = [
+    Table(
+        "demo",
+        "README.md",
+        {"demo": Run("m2ib fit --config configs/quickstart.yaml --output {output}/run", "log.txt")},
+        rendered.demo,
+    ),
+    Table(
+        "reach",
+        "README.md",
+        {"one": ONE, "two": TWO},
+        rendered.of_scores(lambda r: rendered.methods_table(r, rendered.FIRST_THREE, FIVE)),
+    ),
+    Table(
+        "methods",
+        MEASUREMENTS,
+        {"one": ONE, "two": TWO},
+        rendered.of_scores(lambda r: rendered.methods_table(r, rendered.MEASURED)),
+    ),
+    Table("standing-one", MEASUREMENTS, {"one": ONE}, rendered.of_scores(lambda r: rendered.standing(r[0]))),
+    Table("standing-two", MEASUREMENTS, {"two": TWO}, rendered.of_scores(lambda r: rendered.standing(r[0]))),
+    Table(
+        "kinds",
+        MEASUREMENTS,
+        {kind: compare(f"--kind {kind} --first 20000", 40, COMPARED) for kind in KINDS},
+        rendered.kinds_table,
+    ),
+    Table(
+        "colours",
+        MEASUREMENTS,
+        {
+            "colour_clip": Run("python scripts/tune_colours.py --folder {output}/model", "log.txt"),
+            "attribute": compare("--backbone {colour_clip}/model --kind attribute --first 20000 --samples 250", 400),
+        },
+        rendered.colours,
+    ),
+    Table("sanity", MEASUREMENTS, {"sanity": compare("--sanity --first 20000", 40, COMPARED)}, rendered.sanity_table),
+    Table(
+        "settings",
+        MEASUREMENTS,
+        {"one": ONE},
+        rendered.of_scores(lambda r: rendered.methods_table(r, rendered.FIRST_THREE, FIVE[:2])),
+    ),
+    Table("search", MEASUREMENTS, {"search": SEARCH}, rendered.settings_table),
+    Table("text-layers", MEASUREMENTS, {"search": SEARCH}, rendered.text_layers_table),
+    Table(
+        "losses",
+        MEASUREMENTS,
+        {"losses": Run("python scripts/compare_losses.py --scenes {scenes} --output {output}", scenes=60)},
+        rendered.losses_table,
+    ),
+    Table(
+        "samples",
+        MEASUREMENTS,
+        {
+            "calibrated": Run(f"{COST} --output {{output}}", scenes=50),
+            "released": Run(f"{COST} --released --output {{output}}", scenes=50),
+        },
+        rendered.samples_table,
+    ),
+    Table(
+        "ideas",
+        MEASUREMENTS,
+        {"ideas": Run("python scripts/compare_ideas.py --scenes {scenes} --first 41000 --output {output}", scenes=100)},
+        rendered.ideas_table,
+    ),
+    Table(
+        "backbones",
+        MEASUREMENTS,
+        {"backbones": Run("python scripts/compare_backbones.py --full --output {output}")},
+        rendered.backbones_table,
+    ),
+    Table("speed", MEASUREMENTS, {"speed": SPEED}, rendered.speed_table),
+    Table("scaling", MEASUREMENTS, {"speed": SPEED}, rendered.scaling_table),
+    Table(
+        "watching",
+        MEASUREMENTS,
+        {"10": Run(f"{WATCHING} --noise_samples 10"), "4, the default": Run(f"{WATCHING} --noise_samples 4")},
+        rendered.watching_table,
+    ),
+    Table(
+        "killed",
+        MEASUREMENTS,
+        {
+            "one": Run(KILLED, "log.txt", 2000),
+            "two": Run(f"{KILLED} --devices 2 --kills 8", "log.txt", 2000),
+        },
+        rendered.last_lines,
+    ),
+]
