@@ -1,5 +1,6 @@
 """Every notebook runs as it stands, and is stored with what it showed."""
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -39,6 +40,7 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
 def test_a_notebook_is_stored_small_and_with_what_it_showed(path):
     stored = nbformat.read(path, as_version=4)
     nbformat.validate(stored)
+    assert re.match(r"# \d · \w", stored.cells[0].source)
     code = [cell for cell in stored.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     kinds = {kind for cell in code for output in cell.outputs for kind in output.get("data", {})}

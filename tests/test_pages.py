@@ -1,6 +1,7 @@
 """What the pages say can be followed and typed: every link leads somewhere, every command is understood."""
 
 import re
+import sys
 
 import pytest
 
@@ -63,3 +64,18 @@ def test_every_script_of_a_page_exists_and_knows_its_options(words):
     source = (ROOT / script).read_text("utf-8")
     for option in (word.partition("=")[0] for word in words if word.startswith("--")):
         assert f'"{option}"' in source, option
+
+
+def test_no_link_of_the_readme_is_relative_where_it_is_published():
+    if sys.version_info < (3, 11):
+        pytest.skip("tomllib")
+    import tomllib
+
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    text = (ROOT / "README.md").read_text("utf-8")
+    for change in settings["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(change["pattern"], change["replacement"], text)
+    found = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(found) > 30 and all(link.startswith("https://") for link in found)
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
+    assert pictures and all("/raw" in link for link in pictures)
