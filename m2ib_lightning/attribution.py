@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from m2ib_lightning.display import attribution_html
-from m2ib_lightning.types import Box
+from m2ib_lightning.types import Box, Modality
+from m2ib_lightning.verdict import VERDICTS, Verdict, judge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,6 +44,9 @@ class Attribution:
         image_score: The same with the image read through its bottleneck, nan if there is none.
         text_score: The same with the text read through its bottleneck, nan if there is none.
         unit: Of the maps: "nats" for M2IB, the method's own otherwise.
+        image_match: By how many standard deviations `score` stands above the similarities of this image with captions
+            of other pictures, nan if that was not measured.
+        text_match: The same of this text with other pictures.
         view: What the model saw of the image, as a box in fractions of its width and height.
         truncated: Whether the text was cut at the model's token limit.
         settings: What it was made with: method, backbone, layers, betas, steps, samples, prior, seed, ...
@@ -66,6 +70,8 @@ class Attribution:
     unit: str = "nats"
     view: Box = WHOLE
     truncated: bool = False
+    image_match: float = float("nan")
+    text_match: float = float("nan")
     settings: dict[str, Any] = field(default_factory=dict)
     history: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     steps: int = 0
@@ -128,6 +134,20 @@ class Attribution:
         # Colours of the picture would be read as heat: most of them go.
         dimmed = 0.6 * (0.75 * grey + 0.25 * np.asarray(image.convert("RGB")) / 255)
         return Image.fromarray((255 * ((1 - weight) * dimmed + weight * colours)).round().astype(np.uint8))
+
+    @property
+    def verdicts(self) -> dict[Modality, Verdict]:
+        """Whether each map that was asked for can be believed: "ok", or the first reason why not. See `verdict.py`."""
+        asked: list[Modality] = self.settings.get("modalities") or [
+            modality for modality, values in (("image", self.image_map), ("text", self.text_map)) if values is not None
+        ]
+        return {modality: judge(self, modality) for modality in asked}
+
+    @property
+    def verdict(self) -> Verdict:
+        """The word "ok" if all maps can be believed, else the first reason of `verdict.VERDICTS` that holds in one."""
+        found = self.verdicts.values()
+        return next((reason for reason in VERDICTS[1:] if reason in found), "ok")
 
     def words(self) -> list[tuple[str, float]]:
         """The words of the text with the sum of their tokens' values, in the text's order, special tokens left out.
@@ -199,6 +219,9 @@ def spread(
 
     Args:
         values: (gh, gw) in [0, 1].
+        image_match: By how many standard deviations `score` stands above the similarities of this image with captions
+            of other pictures, nan if that was not measured.
+        text_match: The same of this text with other pictures.
         view: What the model saw, as a box in fractions of the picture.
         size: (height, width) in pixels.
         style: "smooth" or "patch", as in `Attribution.heatmap`.

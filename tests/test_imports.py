@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "m2ib_lightning"
 LAYERS = [
     {"types", "names", "checks", "files", "printable"},
-    {"attribution", "display", "prior", "losses", "metrics", "backbones"},
+    {"verdict", "attribution", "display", "prior", "losses", "metrics", "backbones"},
     {"bottleneck"},
     {"store", "data", "methods"},
     {"api", "callbacks", "report", "evaluation"},

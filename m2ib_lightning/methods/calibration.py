@@ -87,7 +87,7 @@ def _kept(backbone: Backbone, modality: Modality, layer: Layer) -> dict[str, Pri
     if not path.is_file():
         return {}
     try:
-        if _is_open_to_others(path):
+        if is_open_to_others(path):
             raise ValueError(f"Expected {path} to be writable by its user alone. Remedy: chmod go-w that folder.")
         return _from_file(path, backbone, {modality: layer})
     except ValueError as problem:
@@ -97,7 +97,7 @@ def _kept(backbone: Backbone, modality: Modality, layer: Layer) -> dict[str, Pri
 
 def _measured(backbone: Backbone, modality: Modality, layer: Layer) -> dict[str, Prior]:
     """The prior over scenes, kept for the next time; several processes may do so at once."""
-    measured = measure_priors(backbone, _scenes(backbone), {modality: layer})
+    measured = measure_priors(backbone, scene_batches(backbone), {modality: layer})
     path = _cache_file(backbone, modality, layer)
     # A cache that cannot be written costs a second each time and nothing else.
     with contextlib.suppress(OSError):
@@ -106,7 +106,7 @@ def _measured(backbone: Backbone, modality: Modality, layer: Layer) -> dict[str,
     return measured
 
 
-def _is_open_to_others(path: Path) -> bool:
+def is_open_to_others(path: Path) -> bool:
     """Whether anybody else could have written a file: a checksum tells damage, not intent."""
     if not hasattr(os, "getuid"):  # Windows
         return False
@@ -136,7 +136,8 @@ def _from_file(path: Path, backbone: Backbone, layers: Mapping[Modality, Layer])
     return {m: priors[m] for m in layers}
 
 
-def _scenes(backbone: Backbone) -> Iterable[PairBatch]:
+def scene_batches(backbone: Backbone) -> Iterable[PairBatch]:
+    """The scenes that stand for data where the user gives none."""
     # Far from the seeds that tests and evaluations use, and from those that the embedded model was trained on.
     scenes = [make_scene(900_000 + i, objects=2 + i % 3, named=1 + i % 2) for i in range(SCENES)]
     for start in range(0, SCENES, 16):
@@ -144,6 +145,10 @@ def _scenes(backbone: Backbone) -> Iterable[PairBatch]:
         yield backbone.preprocess([s.image for s in some], [s.caption for s in some])
 
 
+def cache_folder() -> Path:
+    """Where what was measured of models is kept, by the hash of their weights."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "m2ib_lightning" / "priors"
+
+
 def _cache_file(backbone: Backbone, modality: Modality, layer: Layer) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "m2ib_lightning" / "priors" / f"{backbone.weight_hash}-{modality}-{layer}-{EDITION}.safetensors"
+    return cache_folder() / f"{backbone.weight_hash}-{modality}-{layer}-{EDITION}.safetensors"

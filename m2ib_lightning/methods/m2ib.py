@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, cast, get_args
 
@@ -20,8 +21,10 @@ from m2ib_lightning.methods.base import MODALITIES, AttributionMethod, as_attrib
 from m2ib_lightning.methods.calibration import default_layer, find_priors
 from m2ib_lightning.methods.embed_alone import embed_alone
 from m2ib_lightning.methods.mask_fit import MaskFit, TowerSetting
+from m2ib_lightning.methods.mismatched import match_scores
 from m2ib_lightning.methods.stopping import CONVERGED, DIVERGED, REASONS
 from m2ib_lightning.types import Layer, Modality, Pair, PairBatch
+from m2ib_lightning.verdict import check_thresholds
 
 RELEASED: dict[str, Any] = {
     "image_beta": 0.1,
@@ -69,7 +72,9 @@ class M2IB(AttributionMethod):
         antithetic: Whether half of the noise samples are the other half negated.
         compile: Whether the towers behind the bottleneck go through `torch.compile`, which takes a minute once. On a
             processor it is slower after that as well.
-        seed: Of the noise.
+        seed: Seed of the noise.
+        thresholds: Where the verdict on a map begins to speak against it, for example {"left": 0.7}; see
+            `verdict.Thresholds` for their names and defaults.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -99,6 +104,7 @@ class M2IB(AttributionMethod):
         antithetic: bool = True,
         compile: bool = False,
         seed: int = 0,
+        thresholds: dict[str, float] | None = None,
     ) -> None:
         super().__init__(backbone, modalities)
         # A step is several backward passes, one for each chunk of noise.
@@ -114,6 +120,7 @@ class M2IB(AttributionMethod):
             raise ValueError(f"Expected `lr` to be above 0 but got {lr}. Remedy: the paper's is 1.")
         if read_out not in get_args(ReadOut):
             raise ValueError(f"Expected `read_out` to be one of {get_args(ReadOut)} but got {read_out!r}.")
+        check_thresholds(thresholds)
         self.layers: dict[Modality, Layer | None] = {"image": image_layer, "text": text_layer}
         self.betas: dict[Modality, float] = {"image": image_beta, "text": text_beta}
         self.steps, self.noise_samples, self.lr, self.optimizer = steps, noise_samples, lr, optimizer
@@ -207,7 +214,7 @@ class M2IB(AttributionMethod):
             f"{m}_score": [float("nan")] * count if found is None else found[-1].tolist()
             for m, found in through.items()
         }
-        return as_attributions(
+        found = as_attributions(
             fit.batch,
             image=fit.image_maps(),
             text=fit.text_maps(),
@@ -219,31 +226,17 @@ class M2IB(AttributionMethod):
             history=[{name: values[: shown[i], i] for name, values in history.items()} for i in range(count)],
             steps=updates,
             stop_reason=[REASONS[reason] if reason else running for reason in reasons],
+            **match_scores(fit.backbone, fit.clean["image"], fit.clean["text"]),
         )
+        # Masks of a loss that is not finite mean nothing.
+        return [replace(a, image_map=None, text_map=None) if a.stop_reason == "non_finite" else a for a in found]
 
     @property
     def settings(self) -> dict[str, Any]:
         """What a result is made with."""
-        towers = {
-            f"{modality}_{name}": getattr(setting, name)
-            for modality, setting in self.towers.items()
-            for name in ("layer", "beta")
-        }
-        return (
-            super().settings
-            | towers
-            | {
-                "steps": self.steps,
-                "noise_samples": self.noise_samples,
-                "lr": self.lr,
-                "prior": self.prior,
-                "read_out": self.read_out,
-                "antithetic": self.noise.antithetic,
-                "loss_terms": [type(term).__name__ for term in self.loss_terms],
-                "tolerance": self.tolerance,
-                "patience": self.patience,
-            }
-        )
+        layers = {f"{modality}_layer": setting.layer for modality, setting in self.towers.items()}
+        terms = [type(term).__name__ for term in self.loss_terms]
+        return super().settings | layers | {"steps": self.steps, "loss_terms": terms}
 
     # What follows is the same fit under a Trainer: an epoch is a step of every pair's masks.
 

@@ -14,10 +14,10 @@ from m2ib_lightning.types import BadPair
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of the columns."""
 
-ADDED = ("metrics", "fingerprint")
+ADDED = ("metrics", "fingerprint", "image_match", "text_match", "verdict")
 """Columns that parts of earlier versions lack."""
 
 Precision = Literal["float32", "float16"]
@@ -47,6 +47,9 @@ def columns(precision: Precision = "float32") -> pa.Schema:
             ("special", pa.list_(pa.bool_())),
             ("spans", pa.list_(pa.list_(pa.int32()))),
             ("truncated", pa.bool_()),
+            ("image_match", pa.float32()),
+            ("text_match", pa.float32()),
+            ("verdict", pa.string()),
             ("unit", pa.string()),
             ("steps", pa.int32()),
             ("stop_reason", pa.string()),
@@ -98,6 +101,9 @@ def _row(a: Attribution, precision: Precision) -> dict[str, Any]:
         "special": a.special,
         "spans": a.spans,
         "truncated": a.truncated,
+        "image_match": a.image_match,
+        "text_match": a.text_match,
+        "verdict": a.verdict,
         "unit": a.unit,
         "steps": a.steps,
         "stop_reason": a.stop_reason,
@@ -109,7 +115,7 @@ def _row(a: Attribution, precision: Precision) -> dict[str, Any]:
 
 def to_attribution(row: dict[str, Any]) -> Attribution:
     """The attribution of a row without an error."""
-    row = {name: value for name, value in row.items() if name not in ("error", "fingerprint")}
+    row = {name: value for name, value in row.items() if name not in ("error", "fingerprint", "verdict")}
     image_map, grid, text_map = row.pop("image_map"), row.pop("grid"), row.pop("text_map")
     return Attribution(
         image_map=None if image_map is None else np.array(image_map, dtype=np.float32).reshape(grid),

@@ -11,6 +11,7 @@ from torch import Tensor
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.methods.base import MODALITIES, AttributionMethod, as_attributions
+from m2ib_lightning.methods.mismatched import match_scores
 from m2ib_lightning.methods.objective import Objective, gradients, objectives
 from m2ib_lightning.types import Layer, Modality, PairBatch
 
@@ -45,6 +46,7 @@ class Baseline(AttributionMethod):
             score=both["text"].clean,
             unit=self.unit,
             settings=self.settings,
+            **match_scores(self.prepare(), both["text"].target, both["image"].target),
         )
 
 
