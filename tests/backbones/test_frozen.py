@@ -5,6 +5,7 @@ import torch
 from transformers import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPMLP
 
+from m2ib_lightning.backbones import frozen
 from m2ib_lightning.backbones.frozen import casts_kept, in_precision, run_linear, run_mlp
 
 
@@ -81,3 +82,12 @@ def test_a_weight_in_training_is_cast_with_its_gradient():
     with casts_kept():
         in_precision(layer.weight, torch.bfloat16).sum().backward()
     assert layer.weight.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_where_onednn_has_no_products_torch_computes_the_same(mlp, dtype, monkeypatch):
+    monkeypatch.setattr(frozen, "_has_onednn", lambda *_: False)
+    x = torch.randn(5, 6)
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        for run, part in ((run_mlp, mlp), (run_linear, mlp.fc1)):
+            torch.testing.assert_close(run(part, x), part(x), rtol=0.02, atol=0.02)
