@@ -29,7 +29,7 @@ class BlipBlock(PreNormBlock):
 class BlipBackbone(HuggingFaceBackbone):
     """A `BlipForImageTextRetrieval` with its processor."""
 
-    architecture = "BlipForImageTextRetrieval"
+    architectures = ("BlipForImageTextRetrieval",)
 
     def towers(self, model: Any) -> tuple[Tower, Tower]:
         """A vision transformer and a BERT, both read at CLS."""

@@ -25,14 +25,15 @@ class HuggingFaceBackbone(Backbone):
         image_size: (H, W) in pixels to read pictures at; the processor's own by default.
 
     Attributes:
-        architecture: The class of transformers that reads the checkpoint.
+        architectures: The classes of transformers whose checkpoints are read, each by its own class; by `AutoModel`
+            whatever their class if none is named.
         resized: Whether the user asked for an image size.
 
     Raises:
         ValueError: The model cannot read pictures of that size, or a weight is not finite.
     """
 
-    architecture: ClassVar[str] = "AutoModel"
+    architectures: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, model: nn.Module, processor: Any, name: str, image_size: tuple[int, int] | None = None) -> None:
         super().__init__(model, name)

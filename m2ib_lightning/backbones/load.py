@@ -55,13 +55,13 @@ def load_backbone(
 
         return load_openclip(name, size).to(device)
     folder = str(EMBEDDED) if name == "embedded" else name
-    family = _family(folder, name)
-    model, processor = _read(folder, name, family.architecture)
+    family, architecture = _family(folder, name)
+    model, processor = _read(folder, name, architecture)
     return family(model, processor, name, size).to(device)
 
 
-def _family(folder: str, name: str) -> Any:
-    """The class that reads a checkpoint, from its configuration alone."""
+def _family(folder: str, name: str) -> tuple[Any, str]:
+    """Our class for a checkpoint and the library's, from its configuration alone."""
     from transformers import AutoConfig
 
     if Path(folder).is_dir() and not (Path(folder) / "config.json").is_file():
@@ -77,12 +77,12 @@ def _family(folder: str, name: str) -> Any:
     if config.model_type in FAMILIES:
         module, _, found = FAMILIES[config.model_type].rpartition(".")
         family = getattr(importlib.import_module(module), found)
-    if config.model_type not in FAMILIES or family.architecture not in ("AutoModel", kind):
+    if config.model_type not in FAMILIES or (family.architectures and kind not in family.architectures):
         raise ValueError(
             f"Expected a model of a known family ({', '.join(FAMILIES)}) but {name!r} is a {kind}. "
             "Remedy: implement the contract in m2ib_lightning/backbones/base.py for it, in one file."
         )
-    return family
+    return family, kind if family.architectures else "AutoModel"
 
 
 def _read(folder: str, name: str, architecture: str) -> tuple[Any, Any]:
