@@ -1,7 +1,5 @@
 """Explains why a CLIP-like model finds an image and a text similar, by a multi-modal information bottleneck."""
 
-__version__ = "0.1.0"  # before what imports it
-
 from m2ib_lightning.api import explain
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone, load_backbone
@@ -11,6 +9,7 @@ from m2ib_lightning.losses import LossTerm
 from m2ib_lightning.methods import M2IB, RELEASED, AttributionMethod, measure_priors
 from m2ib_lightning.prior import Prior, load_priors, save_priors
 from m2ib_lightning.store import AttributionStore
+from m2ib_lightning.version import __version__
 
 __all__ = [
     "M2IB",
@@ -23,6 +22,7 @@ __all__ = [
     "PairDataModule",
     "Prior",
     "Suggestion",
+    "__version__",
     "explain",
     "load_backbone",
     "load_priors",

@@ -9,12 +9,12 @@ import warnings
 
 from lightning.pytorch.cli import ArgsType
 
-from m2ib_lightning import __version__
 from m2ib_lightning.cli import verbs
 from m2ib_lightning.cli.messages import one_line, unknown_verb
 from m2ib_lightning.cli.parser import OneLineParser
 from m2ib_lightning.cli.run import TRAINER_VERBS, run_trainer
 from m2ib_lightning.errors import explained, fail
+from m2ib_lightning.version import __version__
 
 __all__ = ["main"]
 

@@ -14,6 +14,7 @@ from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.files import replacing
 from m2ib_lightning.store.rows import ADDED, SCHEMA, Precision, columns, to_table
 from m2ib_lightning.types import BadPair
+from m2ib_lightning.version import __version__
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,8 +62,6 @@ def write_table(path: Path, table: pa.Table, provenance: Provenance) -> None:
     """The same as `write_part` of rows that are a table already."""
     import pyarrow as pa
     import pyarrow.parquet as pq
-
-    from m2ib_lightning import __version__
 
     made = provenance._replace(version=provenance.version or __version__)
     metadata = {f"m2ib.{name}": v if isinstance(v, str) else json.dumps(v) for name, v in made._asdict().items()}
