@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 from m2ib_lightning import methods
 from m2ib_lightning.attribution import Attribution
@@ -12,6 +13,9 @@ from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.data.images import ImageLike
 from m2ib_lightning.data.pairs import check_all, make_references, read_pair
 from m2ib_lightning.methods import AttributionMethod
+from m2ib_lightning.names import meant, parameters
+
+IMAGES: tuple[Any, ...] = get_args(ImageLike)
 
 
 def explain(
@@ -30,14 +34,15 @@ def explain(
         backbone: A loaded model, or what `load_backbone` takes.
         method: A method's name in lower or upper case, or its class.
         batch_size: Pairs computed at once; changes the speed and nothing else.
-        arguments: Of the method: seed, modalities, and for M2IB image_layer, text_layer, image_beta, text_beta, steps,
-            noise_samples, prior, read_out, ...
+        arguments: The method's own: modalities, and for M2IB image_layer, text_layer, image_beta, text_beta, steps,
+            noise_samples, prior, read_out, seed, ...
 
     Returns:
         One result per pair, in order.
 
     Raises:
         ValueError: An argument or an input is not usable; said before anything is computed.
+        TypeError: An argument is of another kind, or the method takes none of that name.
 
     Example:
         >>> from m2ib_lightning.data.scenes import make_scene
@@ -48,9 +53,12 @@ def explain(
     """
     if batch_size < 1:
         raise ValueError(f"Expected `batch_size` to be at least 1 but got {batch_size}. Remedy: choose a larger one.")
+    _check_kinds(images, texts, backbone)
+    kind = _method(method)
+    _check_arguments(kind, arguments)
     references = make_references(images, texts)
     check_all(references)
-    explainer = _method(method)(backbone=backbone, **arguments)
+    explainer = kind(backbone=backbone, **arguments)
     model = explainer.prepare()
     results: list[Attribution] = []
     for start in range(0, len(references), batch_size):
@@ -59,9 +67,49 @@ def explain(
     return results
 
 
+def _check_kinds(images: object, texts: object, backbone: object) -> None:
+    """Refuse what is no picture, no text or no model, where a message of Python's own would follow."""
+    pictures, captions = _as_list(images, IMAGES), _as_list(texts, str)
+    for name, found, kind, wanted in (
+        ("images", pictures, IMAGES, "a picture or a path, or a list of these"),
+        ("texts", captions, str, "a text or a list of texts"),
+    ):
+        wrong = [value for value in found if not isinstance(value, kind)]
+        if wrong:
+            raise TypeError(
+                f"Expected `{name}` to be {wanted} but got {type(wrong[0]).__name__}. "
+                f"Remedy: pass one for each pair, or a single one for all."
+            )
+    if not isinstance(backbone, str | Path | Backbone):
+        raise TypeError(
+            f"Expected `backbone` to be a name or what `load_backbone` gives but got {type(backbone).__name__}. "
+            "Remedy: a class of your own extends `Backbone`."
+        )
+
+
+def _as_list(given: object, kind: Any) -> list[object]:
+    return list(given) if isinstance(given, Sequence) and not isinstance(given, kind) else [given]
+
+
+def _check_arguments(kind: type[AttributionMethod], arguments: dict[str, Any]) -> None:
+    """Refuse what the method does not take, with the name that was meant."""
+    known = [name for name in parameters(kind) if name != "backbone"]
+    for name in arguments:
+        if name not in known:
+            otherwise = f"{kind.__name__} takes {', '.join(known)}."
+            raise TypeError(
+                f"Expected an argument of {kind.__name__} but got `{name}`. Remedy: {meant(name, known, otherwise)}"
+            )
+
+
 def _method(name: str | type[AttributionMethod]) -> type[AttributionMethod]:
     """The class of a method of this package by its name, in any case."""
     if not isinstance(name, str):
+        if not (isinstance(name, type) and issubclass(name, AttributionMethod)):
+            raise TypeError(
+                f"Expected `method` to be a name or a class below AttributionMethod but got {type(name).__name__}. "
+                "Remedy: pass the class itself, and its arguments to `explain`."
+            )
         return name
     known = {
         key.lower(): value
@@ -71,6 +119,6 @@ def _method(name: str | type[AttributionMethod]) -> type[AttributionMethod]:
     if name.lower() not in known:
         raise ValueError(
             f"Expected `method` to be one of {', '.join(sorted(known))} but got {name!r}. "
-            "Remedy: choose one of those, or pass a class of your own."
+            f"Remedy: {meant(name, known, 'choose one of those, or pass a class of your own.')}"
         )
     return known[name.lower()]

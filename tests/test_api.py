@@ -45,3 +45,22 @@ def test_a_loaded_backbone_and_a_class_are_taken_as_they_are():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         m2ib.explain(**{"images": make_scene(0).image, "texts": "a cat", **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"texts": None}, r"^Expected `texts` to be a text or a list of texts but got NoneType\. Remedy: "),
+        ({"texts": ["a cat", 3]}, r"`texts` to be a text .* but got int"),
+        ({"images": None}, r"`images` to be a picture or a path, .* but got NoneType"),
+        ({"images": np.zeros((3, 4, 3))}, r"`images` .* but got ndarray"),
+        ({"backbone": object()}, r"`backbone` to be a name or what `load_backbone` gives but got object"),
+        ({"method": m2ib.M2IB("embedded")}, r"`method` to be a name or a class below AttributionMethod"),
+        ({"imgbeta": 1}, r"argument of M2IB but got `imgbeta`\. Remedy: did you mean image_beta\?"),
+        ({"method": "occlusion", "tarot": 1}, r"argument of Occlusion but got `tarot`\. Remedy: Occlusion takes "),
+    ],
+)
+def test_what_is_of_another_kind_is_named_in_one_line_before_anything_is_computed(arguments, message):
+    with pytest.raises(TypeError, match=message) as raised:
+        m2ib.explain(**{"images": make_scene(0).image, "texts": "a cat", **arguments})
+    assert "\n" not in str(raised.value)

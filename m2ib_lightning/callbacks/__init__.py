@@ -1,8 +1,9 @@
 """Lightning callbacks: one file each."""
 
 from m2ib_lightning.callbacks.confidence_drop import ConfidenceDropLogger
-from m2ib_lightning.callbacks.loggers import close_loggers, settle_loggers
+from m2ib_lightning.callbacks.loggers import close_loggers, quiet_loggers, settle_loggers
 from m2ib_lightning.callbacks.mask_logger import MaskLogger
+from m2ib_lightning.callbacks.output_summary import OutputSummary
 from m2ib_lightning.callbacks.predictions import PredictionWriter
 from m2ib_lightning.callbacks.progress import PairProgress
 from m2ib_lightning.callbacks.results import ResultWriter
@@ -10,9 +11,11 @@ from m2ib_lightning.callbacks.results import ResultWriter
 __all__ = [
     "ConfidenceDropLogger",
     "MaskLogger",
+    "OutputSummary",
     "PairProgress",
     "PredictionWriter",
     "ResultWriter",
     "close_loggers",
+    "quiet_loggers",
     "settle_loggers",
 ]

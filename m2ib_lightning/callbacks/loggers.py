@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
@@ -25,8 +26,23 @@ def settle_loggers(loggers: Any, folder: str) -> None:
             continue
         if arguments.get("save_dir", folder) in (None, "", "."):
             arguments["save_dir"] = folder
-        if logger.class_path.endswith("WandbLogger") and not (arguments["offline"] or "WANDB_MODE" in os.environ):
-            _offline_unless_logged_in()
+        if logger.class_path.endswith("WandbLogger"):
+            # W&B looks for a git repository around the folder, and warns where the folder is not there yet.
+            Path(arguments["save_dir"]).mkdir(parents=True, exist_ok=True)
+            if not (arguments["offline"] or "WANDB_MODE" in os.environ):
+                _offline_unless_logged_in()
+
+
+def quiet_loggers(loggers: Iterable[Logger]) -> None:
+    """Leave out what Lightning passes on and W&B only warns of: `anonymous`, where nobody asked for it.
+
+    Args:
+        loggers: The Trainer's, before they are used.
+    """
+    for logger in loggers:
+        given = getattr(logger, "_wandb_init", {})
+        if given.get("anonymous", ...) is None:
+            del given["anonymous"]
 
 
 def close_loggers(loggers: Iterable[Logger]) -> None:

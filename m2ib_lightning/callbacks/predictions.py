@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from m2ib_lightning.attribution import Attribution
-from m2ib_lightning.callbacks.summary import ROWS, draw, print_table, print_totals, print_written
+from m2ib_lightning.callbacks.summary import ROWS, Drawing, draw, print_table, print_totals
 from m2ib_lightning.methods import AttributionMethod
 from m2ib_lightning.store import AttributionStore, Provenance, StoreError
 from m2ib_lightning.store.lock import FolderLock
@@ -30,7 +30,7 @@ class PredictionWriter(Callback):
 
     Args:
         folder: Of the run; `pictures/` goes there too.
-        pictures: Whether to draw each pair.
+        pictures: Whether to draw each pair, or how.
         configuration: What changes the results, besides the weights; the method's settings by default. A folder takes
             results of one configuration.
         maps: Precision of the maps: float32, or float16, which halves their size.
@@ -46,7 +46,7 @@ class PredictionWriter(Callback):
     def __init__(
         self,
         folder: str | Path,
-        pictures: bool = False,
+        pictures: bool | Drawing = False,
         configuration: dict[str, Any] | None = None,
         maps: Precision = "float32",
         part_pairs: int = 512,
@@ -64,7 +64,7 @@ class PredictionWriter(Callback):
         self.lock = FolderLock(self.store.folder)
         self.writer: PartWriter | None = None
         self.shown: list[Attribution] = []
-        self.written = 0
+        self.written = self.explained = 0
         self.stopping = False
         self._parent = os.getppid()
 
@@ -111,9 +111,10 @@ class PredictionWriter(Callback):
         self.writer.add(outputs)
         self.written += len(outputs)
         good = [result for result in outputs if isinstance(result, Attribution)]
+        self.explained += len(good)
         self.shown += good[: ROWS - len(self.shown)]
         if self.pictures:
-            draw(self.folder / "pictures", good, [pair for pair in batch if isinstance(pair, Pair)])
+            draw(self.folder / "pictures", good, [pair for pair in batch if isinstance(pair, Pair)], self.pictures)
         # A process whose launcher was killed is in the way of the next run.
         orphan = trainer.local_rank > 0 and os.getppid() != self._parent
         if self.stopping or orphan:
@@ -167,9 +168,8 @@ class PredictionWriter(Callback):
         return Provenance(method.backbone_name, weights, self._configuration(method))
 
     def _report(self) -> None:
-        print_table(self.shown, self.written)
+        print_table(self.shown, self.explained)
         print_totals(self.store, nothing_done=not self.written)
-        print_written(self.folder, f"{self.store.folder}/  {len(self.store)} attributions, Parquet", self.pictures)
 
 
 def _tell_children(trainer: Trainer, signum: signal.Signals) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from m2ib_lightning.attribution import Attribution
-from m2ib_lightning.callbacks.summary import ROWS, draw, print_table, print_written
+from m2ib_lightning.callbacks.summary import ROWS, Drawing, draw, print_table, print_written
 from m2ib_lightning.methods import M2IB
 from m2ib_lightning.store import AttributionStore
 
@@ -17,14 +17,14 @@ class ResultWriter(Callback):
 
     Args:
         folder: `attributions/` and `pictures/` go here.
-        pictures: Whether to draw each pair.
+        pictures: Whether to draw each pair, or how.
         resume: Whether the run goes on from a checkpoint, and may replace what was written when it was interrupted.
 
     Raises:
         ValueError: The folder holds attributions already; said before anything is computed.
     """
 
-    def __init__(self, folder: str | Path, pictures: bool = True, resume: bool = False) -> None:
+    def __init__(self, folder: str | Path, pictures: bool | Drawing = True, resume: bool = False) -> None:
         self.folder, self.pictures, self.resume = Path(folder), pictures, resume
         self.store = AttributionStore(self.folder / "attributions")
         self.shown: list[Attribution] = []
@@ -51,7 +51,8 @@ class ResultWriter(Callback):
             return
         if pl_module.mask_fits and all(fit.history for fit in pl_module.mask_fits):
             self._write(pl_module)
-            self._report()
+            print_table(self.shown, self.written)
+            print_written(self.folder)
         last = self.folder / "checkpoints" / "last.ckpt"
         if last.is_file():
             print(f"Interrupted. To go on: m2ib fit --config {self.folder / 'config.yaml'} --ckpt_path {last}")
@@ -63,7 +64,7 @@ class ResultWriter(Callback):
         """
         if not self.written:
             self._write(pl_module)
-        self._report()
+        print_table(self.shown, self.written)
 
     def _write(self, pl_module: LightningModule) -> None:
         if not isinstance(pl_module, M2IB):
@@ -74,8 +75,4 @@ class ResultWriter(Callback):
         self.shown = attributions[:ROWS]
         if self.pictures:
             pairs = [pair for fit in pl_module.mask_fits for pair in fit.batch.pairs]
-            draw(self.folder / "pictures", attributions, pairs)
-
-    def _report(self) -> None:
-        print_table(self.shown, self.written)
-        print_written(self.folder, f"{self.store.folder}/  {self.written} attributions, Parquet", self.pictures)
+            draw(self.folder / "pictures", attributions, pairs, self.pictures)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Literal, NamedTuple
 
-from m2ib_lightning.attribution import Attribution
+from m2ib_lightning.attribution import Attribution, MapStyle
 from m2ib_lightning.files import replacing
 from m2ib_lightning.printable import printable
-from m2ib_lightning.report.figure import pair_figure
+from m2ib_lightning.report.figure import save_pair_figure
 from m2ib_lightning.store import AttributionStore
 from m2ib_lightning.types import Pair
 
@@ -55,23 +56,66 @@ def print_totals(store: AttributionStore, nothing_done: bool) -> None:
     print("Remedy: correct them and run the same command with --retry_errors true")
 
 
-def print_written(folder: Path, results: str, pictures: bool) -> None:
-    """Where everything is."""
+def print_written(folder: Path) -> None:
+    """Where everything is that a run has left in its folder.
+
+    Args:
+        folder: The run's folder.
+    """
     from rich.console import Console
 
     console = Console()
     console.print("Written:", style="bold")
-    what = [results, f"{folder / 'config.yaml'}  the full configuration"]
-    if pictures:
-        what.insert(1, f"{folder / 'pictures'}/  {len(list((folder / 'pictures').glob('*.png')))} pictures")
-    for line in what:
-        console.print("  " + line, soft_wrap=True, highlight=False)
+    for name, what in _contents(folder).items():
+        console.print(printable(f"  {folder / name}  {what}".rstrip()), soft_wrap=True, highlight=False, markup=False)
 
 
-def draw(folder: Path, attributions: Sequence[Attribution], pairs: Sequence[Pair]) -> None:
-    """A picture of each pair, named by its id."""
+def _contents(folder: Path) -> dict[str, str]:
+    """Every entry of a run's folder, what people look at first, with what it holds."""
+    found = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir() if not entry.name.startswith("."))
+    masks = folder / "masks"
+    animations = len(list(masks.glob("*.gif")))
+    known = {
+        "gallery.html": "every pair, to look through in a browser",
+        "pictures/": f"{len(list((folder / 'pictures').glob('*.*')))} pictures",
+        "masks/": f"{len([e for e in masks.glob('*') if e.is_dir()])} pairs step by step"
+        + f", {animations} animations" * bool(animations),
+        "attributions/": f"{len(AttributionStore(folder / 'attributions')):,} attributions, Parquet",
+        "scores.parquet": "what each pair was scored with",
+        "wandb/": "a run of W&B; `wandb sync` sends it where it was offline",
+        "lightning_logs/": "a logger's curves",
+        "checkpoints/": "the masks, to go on from",
+        "config.yaml": "the full configuration",
+    }
+    return {name: what for name, what in known.items() if name in found} | {n: "" for n in found if n not in known}
+
+
+class Drawing(NamedTuple):
+    """How pictures of pairs are drawn.
+
+    Attributes:
+        style: "smooth" between the patches, or "patch", each with its own value.
+        format: The kind of file; "pdf" and "svg" keep text and lines as vectors.
+    """
+
+    style: MapStyle = "smooth"
+    format: Literal["png", "pdf", "svg"] = "png"
+
+
+def draw(
+    folder: Path, attributions: Sequence[Attribution], pairs: Sequence[Pair], drawing: Drawing | bool = True
+) -> None:
+    """Draw a picture of each pair, in a file named by its id.
+
+    Args:
+        folder: Where the files go; it is made if it is not there.
+        attributions: What is drawn.
+        pairs: The pairs with their pictures.
+        drawing: How; True for the defaults.
+    """
+    how = drawing if isinstance(drawing, Drawing) else Drawing()
     folder.mkdir(parents=True, exist_ok=True)
     images = {pair.id: pair.image for pair in pairs}
-    for attribution in attributions:
-        with replacing(folder / f"{attribution.id}.png") as unfinished:
-            pair_figure(attribution, images[attribution.id]).save(unfinished, "PNG")
+    for a in attributions:
+        with replacing(folder / f"{a.id}.{how.format}") as unfinished:
+            save_pair_figure(a, images[a.id], unfinished, how.style, how.format)

@@ -16,7 +16,17 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from m2ib_lightning.callbacks import PairProgress, PredictionWriter, ResultWriter, close_loggers, settle_loggers
+from m2ib_lightning.attribution import MapStyle
+from m2ib_lightning.callbacks import (
+    OutputSummary,
+    PairProgress,
+    PredictionWriter,
+    ResultWriter,
+    close_loggers,
+    quiet_loggers,
+    settle_loggers,
+)
+from m2ib_lightning.callbacks.summary import Drawing
 from m2ib_lightning.cli.parser import OneLineParser
 from m2ib_lightning.data import PairDataModule, object_names
 from m2ib_lightning.evaluation.evidence import Protocol
@@ -131,7 +141,18 @@ class M2IBCLI(LightningCLI):
             "--output", type=str | None, default=None,
             help=f"Folder for everything that is written; outputs/{parser.verb}-DATE-TIME by default.",
         )  # fmt: skip
+        parser.add_argument(
+            "--gallery", type=bool | None, default=None,
+            help="Whether to write a page to look through; by default for up to 1,000 pairs.",
+        )  # fmt: skip
         if parser.verb in ("fit", "predict"):
+            parser.add_argument(
+                "--picture_style", type=MapStyle, default="smooth",
+                help="How pictures show maps: smooth between the patches, or each patch with its own value.",
+            )  # fmt: skip
+            parser.add_argument(
+                "--picture_format", type=Literal["png", "pdf", "svg"], default="png", help="What kind of files.",
+            )  # fmt: skip
             parser.add_argument(
                 "--pictures", type=bool, default=parser.verb == "fit", help="Whether to draw a picture of each pair.",
             )  # fmt: skip
@@ -210,9 +231,15 @@ class M2IBCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add what writes the results."""
         verb = self.config["subcommand"]
-        writers = getattr(self, f"_{verb}_callbacks")(self.config[verb])
-        self.trainer_defaults["callbacks"] = [*writers, EmbeddedHint()]
+        config = self.config[verb]
+        writers = getattr(self, f"_{verb}_callbacks")(config)
+        self.trainer_defaults["callbacks"] = [
+            *writers,
+            EmbeddedHint(),
+            OutputSummary(config["output"], config["gallery"]),
+        ]
         trainer: Trainer = super().instantiate_trainer(**kwargs)
+        quiet_loggers(trainer.loggers)
         if trainer.world_size > 1 and verb != "predict":
             raise ValueError(
                 f"Expected one process for `m2ib {verb}` but got {trainer.world_size}. "
@@ -221,7 +248,7 @@ class M2IBCLI(LightningCLI):
         return trainer
 
     def _fit_callbacks(self, config: Any) -> list[Callback]:
-        return [ResultWriter(config["output"], config["pictures"], bool(config["ckpt_path"]))]
+        return [ResultWriter(config["output"], _drawing(config), bool(config["ckpt_path"]))]
 
     def _test_callbacks(self, config: Any) -> list[Callback]:
         metrics = self.config_init["test"]["metrics"]
@@ -232,7 +259,7 @@ class M2IBCLI(LightningCLI):
         said = json.loads(self._parser("predict").dump(config, format="json", skip_none=False, skip_check=True))
         writer = PredictionWriter(
             config["output"],
-            config["pictures"],
+            _drawing(config),
             {"model": said["model"], "data": said["data"], "precision": said["trainer"]["precision"]},
             config["maps"],
             config["part_pairs"],
@@ -240,6 +267,11 @@ class M2IBCLI(LightningCLI):
             config["retry_errors"],
         )
         return [writer, *_progress(config)]
+
+
+def _drawing(config: Any) -> Drawing | bool:
+    """How each pair is drawn, or that none is."""
+    return config["pictures"] and Drawing(config["picture_style"], config["picture_format"])
 
 
 def _progress(config: Any) -> list[Callback]:

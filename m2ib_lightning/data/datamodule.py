@@ -123,6 +123,15 @@ class PairDataModule(LightningDataModule):
             self._pairs = source if isinstance(source, Scenes) else list_pairs(source)
         return self._pairs
 
+    def listed_ids(self) -> Sequence[str]:
+        """The ids of all pairs in the order of the source, bad ones too; empty where only opening images would tell.
+
+        Raises:
+            RuntimeError: `setup` was not called.
+        """
+        source = self._ready()
+        return () if source.holds_images else [pair.id for pair in source]
+
     @property
     def count(self) -> int | None:
         """The number of pairs of all processes, skipped ones included; None where only reading them all would tell.

@@ -90,4 +90,3 @@ class ScoreWriter(Callback):
         for table in scores_tables(Comparison(frame, measured, self.folder, self.protocol), console.width):
             table.caption_justify = "left"
             console.print(table)
-        console.print(f"Written: {self.folder / 'scores.parquet'}, a row per pair", soft_wrap=True, highlight=False)

@@ -45,17 +45,22 @@ def pair_figure(attribution: Attribution, image: Image.Image, style: MapStyle = 
 
 
 def save_pair_figure(
-    attribution: Attribution, image: Image.Image, path: str | Path, style: MapStyle = "smooth"
+    attribution: Attribution,
+    image: Image.Image,
+    path: str | Path,
+    style: MapStyle = "smooth",
+    format: str | None = None,
 ) -> None:
-    """Write the picture to a file; `.pdf` and `.svg` keep text and lines as vectors.
+    """Write the picture to a file; PDF and SVG keep text and lines as vectors.
 
     Args:
         attribution: What to show.
         image: The picture that was explained, as in `Pair.image`.
-        path: The file; its ending says what it is.
+        path: The file.
         style: "smooth" or "patch", as in `pair_figure`.
+        format: "png", "pdf" or "svg"; by default what the file's ending says.
     """
-    _draw(attribution, image, style).savefig(path)
+    _draw(attribution, image, style).savefig(path, format=format)
 
 
 def _draw(attribution: Attribution, image: Image.Image, style: MapStyle) -> Figure:

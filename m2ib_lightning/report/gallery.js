@@ -3,7 +3,7 @@ const ROW = 72 // pixels
 const LARGE = 320 // longer side of a picture beside its map, pixels
 const data = JSON.parse(document.getElementById('data').textContent)
 const colours = bytes(data.colours)
-const [list, filter, sort, turn] = ['list', 'filter', 'sort', 'turn'].map(id => document.getElementById(id))
+const [list, filter, sort, turn, exact] = ['list', 'filter', 'sort', 'turn', 'exact'].map(id => document.getElementById(id))
 
 const orders = {
   'order of the data': null,
@@ -78,7 +78,7 @@ function drawRows() {
 function row(place) {
   const pair = shown[place]
   const [name, value] = [sort.value, orders[sort.value]]
-  const found = element('output', {}, cosine(pair.score))
+  const found = element('output', {}, pair.error ? element('span', { class: 'bad' }, 'bad') : cosine(pair.score))
   if (value && name !== 'similarity') found.append(element('br'), element('small', {}, `${name} ${metrics.includes(name) ? number(value(pair)) : cosine(value(pair))}`))
   const canvas = element('canvas')
   paint(canvas, pair, 60, true)
@@ -86,7 +86,8 @@ function row(place) {
   const made = element('div', { class: 'row', role: 'option', style: `top:${place * ROW}px`, 'data-place': place },
     canvas,
     element('div', { title: pair.text }, element('p', {}, pair.text),
-      element('small', {}, pair.id + (strongest ? ` · ${strongest}` : ''))),
+      pair.error ? element('small', { class: 'bad' }, pair.error)
+        : element('small', {}, pair.id + (strongest ? ` · ${strongest}` : ''))),
     found)
   made.setAttribute('aria-selected', pair === chosen)
   made.onclick = () => show(pair)
@@ -95,30 +96,41 @@ function row(place) {
 
 // A map over its picture, as Attribution.overlay draws it.
 
+/** For each pixel of a side the cells that it shows and their weights, which sum to 1; null where the model saw nothing. */
+function weights(size, from, to, count) {
+  // Bicubic, as Pillow's: 1 at a cell's own centre, 0 at every other one.
+  const cubic = x => x < 1 ? (1.5 * x - 2.5) * x * x + 1 : x < 2 ? ((-0.5 * x + 2.5) * x - 4) * x + 2 : 0
+  return Array.from({ length: size }, (_, pixel) => {
+    const place = ((pixel + 0.5) / size - from) / (to - from) * count
+    if (place < 0 || place > count) return null
+    if (exact.checked) return [[Math.min(count - 1, Math.floor(place)), 1]]
+    const near = []
+    for (let cell = Math.floor(place - 0.5) - 1; cell <= Math.floor(place - 0.5) + 2; cell++) {
+      if (cell >= 0 && cell < count) near.push([cell, cubic(Math.abs(place - 0.5 - cell))])
+    }
+    const sum = near.reduce((total, [, weight]) => total + weight, 0)
+    return near.map(([cell, weight]) => [cell, weight / sum])
+  })
+}
+
 function heat(pair, width, height) {
   const { rows, low, high, cells } = pair.map
   const values = bytes(cells)
   const columns = values.length / rows
   const [left, top, right, bottom] = pair.view
   const value = (i, j) => Math.max(0, low + (high - low) * values[i * columns + j] / 255) / (high > 0 ? high : 1)
+  const [across, down] = [weights(width, left, right, columns), weights(height, top, bottom, rows)]
+  // First along the rows of the map, then down.
+  const wide = Array.from({ length: rows }, (_, i) =>
+    across.map(near => near ? near.reduce((sum, [j, weight]) => sum + weight * value(i, j), 0) : 0))
   const spread = new Float32Array(width * height)
-  // Between which two of `count` cells a pixel lies, and how far: -1 where the model saw nothing.
-  const between = (pixel, size, from, to, count) => {
-    const place = ((pixel + 0.5) / size - from) / (to - from)
-    if (place < 0 || place > 1) return [-1, 0, 0]
-    const cell = Math.min(count - 1, Math.max(0, place * count - 0.5))
-    return [Math.floor(cell), Math.min(count - 1, Math.floor(cell) + 1), cell % 1]
-  }
-  const across = Array.from({ length: width }, (_, x) => between(x, width, left, right, columns))
-  for (let y = 0; y < height; y++) {
-    const [i, below, v] = between(y, height, top, bottom, rows)
+  down.forEach((near, y) => {
+    if (!near) return
     for (let x = 0; x < width; x++) {
-      const [j, beside, u] = across[x]
-      if (i < 0 || j < 0) continue
-      const upper = value(i, j) * (1 - u) + value(i, beside) * u
-      spread[y * width + x] = upper * (1 - v) + (value(below, j) * (1 - u) + value(below, beside) * u) * v
+      const sum = near.reduce((sum, [i, weight]) => sum + weight * wide[i][x], 0)
+      spread[y * width + x] = Math.min(1, Math.max(0, sum))
     }
-  }
+  })
   return spread
 }
 
@@ -161,8 +173,9 @@ function show(pair) {
   const parts = Object.entries(orders).filter(([name, value]) => value && !metrics.includes(name) && value(pair) !== null)
   const through = [['image', pair.imageScore], ['text', pair.textScore]].filter(([, value]) => value !== null)
   document.getElementById('pair').replaceChildren(
-    element('h1', {}, pair.id),
-    element('small', {}, pair.source),
+    element('h1', {}, pair.text || pair.id),
+    element('small', {}, [pair.id, pair.source].filter(Boolean).join(' · ')),
+    ...(pair.error ? [element('p', { class: 'bad' }, pair.error)] : []),
     element('p', {}, [
       ...parts.map(([name, value]) => `${name} ${cosine(value(pair))}`),
       ...through.map(([name, value]) => `through the ${name}’s bottleneck ${cosine(value)}`),
@@ -170,8 +183,8 @@ function show(pair) {
     ].filter(Boolean).join(' · ')),
     pictures(pair), words(pair), ...scores(pair), ...curves(pair),
     ...masks(pair),
-    element('details', {}, element('summary', { class: 'grey' }, 'settings'),
-      element('pre', {}, JSON.stringify(data.settings[pair.settings], null, 1))))
+    ...(pair.settings === null ? [] : [element('details', {}, element('summary', { class: 'grey' }, 'settings'),
+      element('pre', {}, JSON.stringify(data.settings[pair.settings], null, 1)))]))
   history.replaceState(null, '', '#' + encodeURIComponent(pair.id))
 }
 
@@ -182,7 +195,7 @@ function pictures(pair) {
     const caption = element('figcaption', {}, withMap ? `${pair.unit} per patch` : 'image')
     const canvas = element('canvas', withMap ? { id: 'overlay' } : {})
     paint(canvas, pair, LARGE, withMap)
-    side.append(element('figure', {}, caption, canvas, ...(withMap ? scale(pair) : [])))
+    side.append(element('figure', withMap ? { class: 'map' } : {}, caption, canvas, ...(withMap ? scale(pair) : [])))
     if (withMap) read(canvas, caption, pair)
   }
   return side
@@ -269,6 +282,7 @@ for (const [name, value] of Object.entries(orders)) {
   if (!value || data.pairs.some(pair => value(pair) !== null)) sort.append(element('option', {}, name))
 }
 filter.oninput = sort.onchange = choose
+exact.onchange = () => { choose(); if (chosen) show(chosen) }
 turn.onclick = () => { down = !down; choose() }
 list.onscroll = drawRows
 window.onresize = drawRows

@@ -23,6 +23,7 @@ from m2ib_lightning.data import make_scene
 from m2ib_lightning.data.images import load_image
 from m2ib_lightning.display import decimals
 from m2ib_lightning.store import AttributionStore
+from m2ib_lightning.types import BadPair
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,7 +53,7 @@ class Gallery(NamedTuple):
 
 
 def save_gallery(
-    attributions: Iterable[Attribution],
+    attributions: Iterable[Attribution | BadPair],
     path: str | Path,
     find_image: FindImage | None = None,
     frames: Mapping[str, Sequence[Path]] | None = None,
@@ -66,14 +67,17 @@ def save_gallery(
     to 1/255 of their range and pictures at `SIDE` pixels.
 
     Args:
-        attributions: A store, or a choice of its attributions.
+        attributions: A store, or a choice of its attributions; bad pairs among them show their reason.
         path: Of the file.
         find_image: By default the picture is read from `Attribution.source`, and left out where it is not there.
         frames: Pictures of the masks, step by step, by the pair's id.
     """
     find_image, frames = find_image or from_source, frames or {}
     settings: dict[str, int] = {}
-    pairs = [_pair(a, find_image(a), frames.get(a.id, ()), settings) for a in attributions]
+    pairs = [
+        _bad_pair(a) if isinstance(a, BadPair) else _pair(a, find_image(a), frames.get(a.id, ()), settings)
+        for a in attributions
+    ]
     data = {"colours": _colours(), "settings": [json.loads(text) for text in settings], "pairs": pairs}
     # A text that holds "</script>" must not end the script.
     held = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
@@ -85,7 +89,7 @@ def save_gallery(
     return Gallery(Path(path), len(pairs), sum(pair["picture"] is not None for pair in pairs))
 
 
-def save_run_gallery(output: str | Path, path: str | Path | None = None) -> Gallery:
+def save_run_gallery(output: str | Path, path: str | Path | None = None, order: Sequence[str] = ()) -> Gallery:
     """Write the gallery of what `m2ib fit`, `predict` or `test` left in its output folder.
 
     Pictures come from where the pairs were read, or are composed again for scenes; the masks step by step from
@@ -93,7 +97,8 @@ def save_run_gallery(output: str | Path, path: str | Path | None = None) -> Gall
 
     Args:
         output: The folder; one with Parquet parts alone will do.
-        path: Of the file; `gallery.html` in the folder by default.
+        path: The file; `gallery.html` in the folder by default.
+        order: Ids in the order in which the pairs are listed; what is not among them comes after them.
 
     Raises:
         ValueError: There are no attributions.
@@ -104,7 +109,9 @@ def save_run_gallery(output: str | Path, path: str | Path | None = None) -> Gall
         raise ValueError(f"Expected attributions in {output} but there are none. Remedy: name a folder of `m2ib` runs.")
     watched = [folder for folder in (output / "masks").glob("*") if folder.is_dir()]
     frames = {folder.name: sorted(folder.glob("step-*.png")) for folder in watched}
-    return save_gallery(store, path or output / "gallery.html", _finder(output / "config.yaml"), frames)
+    places = {id: place for place, id in enumerate(order)}
+    pairs = sorted([*store, *store.errors()], key=lambda pair: places.get(pair.id, len(places)))
+    return save_gallery(pairs, path or output / "gallery.html", _finder(output / "config.yaml"), frames)
 
 
 def from_source(attribution: Attribution) -> Image.Image | None:
@@ -126,6 +133,13 @@ def _finder(config: Path) -> FindImage:
         return from_source(a)
 
     return find
+
+
+def _bad_pair(pair: BadPair) -> dict[str, Any]:
+    """What the page keeps of a pair that could not be explained."""
+    nothing = dict.fromkeys(("score", "imageScore", "textScore", "map", "words", "picture", "settings"))
+    empty: dict[str, Any] = {"metrics": {}, "history": {}, "special": [], "frames": [], "end": "", "truncated": False}
+    return nothing | empty | {"id": pair.id, "source": pair.source, "text": pair.text, "error": pair.error}
 
 
 def _pair(

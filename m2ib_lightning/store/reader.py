@@ -49,6 +49,10 @@ class AttributionStore:
         self._bad: set[str] = set()
         self._again: dict[Path, set[int]] = {}
 
+    def __repr__(self) -> str:
+        """The folder and how many attributions it holds."""
+        return f"AttributionStore({str(self.folder)!r}: {len(self):,} attributions)"
+
     @property
     def parts(self) -> list[Path]:
         """The finished parts: of each process in the order they were written."""

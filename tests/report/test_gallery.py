@@ -10,6 +10,7 @@ from m2ib_lightning import AttributionStore
 from m2ib_lightning.cli import main as m2ib
 from m2ib_lightning.data import make_scene
 from m2ib_lightning.report.gallery import save_gallery, save_run_gallery
+from m2ib_lightning.types import BadPair
 from tests.report.browser import Browser
 from tests.report.made import attribution
 
@@ -153,21 +154,54 @@ def test_a_click_and_a_key_show_a_pair_with_its_words_curves_and_masks(browser, 
     assert "first" in browser.run(shown) and browser.run("location.hash") == "#a%2F1"
 
 
+@pytest.mark.parametrize("style", ["smooth", "patch"])
 @pytest.mark.parametrize("view", [(0.0, 0.0, 1.0, 1.0), (0.25, 0.0, 0.75, 1.0)])
-def test_the_page_draws_what_overlay_draws(browser, tmp_path, view):
+def test_the_page_draws_what_overlay_draws(browser, tmp_path, view, style):
     scene = make_scene(3)
     image_map = np.random.default_rng(1).gamma(0.5, 40, (6, 8)).astype(np.float32)
     a = attribution(image_map=image_map, view=view)
     browser.open(save_gallery([a], tmp_path / "page.html", lambda _: scene.image).path)
+    if style == "patch":
+        browser.run("exact.click()")
     browser.run("paint(document.getElementById('overlay'), data.pairs[0], 96, true)")
     pixels = browser.run(
         "Array.from(document.getElementById('overlay').getContext('2d').getImageData(0, 0, 96, 96).data)"
     )
     found = np.array(pixels, float).reshape(96, 96, 4)[..., :3]
-    expected = np.asarray(a.overlay(scene.image), float)
+    expected = np.asarray(a.overlay(scene.image, style=style), float)
     # The picture is lossy in the page (WebP), and cells are kept to a 255th: a few levels of 255.
     assert np.abs(found - expected).mean() < 3
     assert np.abs(found - expected).max() < 40
+
+
+def test_on_a_narrow_screen_the_map_comes_first_and_takes_more_room_than_the_list(browser, tmp_path):
+    browser.call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
+    try:
+        made = save_gallery(
+            [attribution(), attribution()], tmp_path / "page.html", lambda a: Image.new("RGB", (96, 64))
+        )
+        browser.open(made.path)
+        top = "document.querySelector('{}').getBoundingClientRect().{}"
+        overlay, picture, listed = (
+            browser.run(top.format(name, "top")) for name in ("#overlay", "figure:not(.map) canvas", "#list")
+        )
+        assert overlay < picture and overlay < listed
+        assert browser.run("document.getElementById('list').clientHeight") < 0.35 * 844
+        assert browser.run("document.documentElement.scrollWidth") == 390
+    finally:
+        browser.call("Emulation.clearDeviceMetricsOverride")
+
+
+def test_a_bad_pair_is_listed_in_its_place_with_its_reason(browser, tmp_path):
+    bad = BadPair("b", "a cat", "gone.png", "Expected an image file. Remedy: correct the path.")
+    made = save_gallery([attribution("first"), bad, attribution("last")], tmp_path / "page.html")
+    browser.open(made.path)
+    assert texts(browser) == ["first", "a cat", "last"] and made.pairs == 3
+    browser.run("document.querySelectorAll('.row')[1].click()")
+    shown = browser.run("document.getElementById('pair').innerText")
+    assert "a cat" in shown and "gone.png" in shown and bad.error in shown
+    browser.run("sort.value = 'similarity'; sort.onchange()")
+    assert texts(browser)[-1] == "a cat" and browser.messages == []
 
 
 def test_a_text_cannot_run_as_code(browser, tmp_path):
