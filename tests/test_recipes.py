@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 
 from m2ib_lightning import AttributionStore, explain, load_backbone, suggest_settings
@@ -40,6 +41,7 @@ def test_every_block_of_python_of_a_page_is_run_here_or_as_a_doctest():
             assert ">>> " in code or [RECIPES[holding] for holding in RECIPES if holding in code] == [name(page)], code
 
 
+@pytest.mark.slow
 def test_the_loss_term_of_its_page_reaches_the_command_by_its_class_path(tmp_path):
     (tmp_path / "my_terms.py").write_text(recipe("class FewTokens"))
     (tmp_path / "run.yaml").write_text(block(RECIPES["class FewTokens"], "yaml", "my_terms.FewTokens"))
@@ -52,6 +54,7 @@ def test_the_loss_term_of_its_page_reaches_the_command_by_its_class_path(tmp_pat
     assert result.history["image/fewtokens"][-1] < 0.2 * result.history["image/fewtokens"][0]
 
 
+@pytest.mark.slow
 def test_the_method_of_its_page_reaches_the_command_by_its_class_path(tmp_path):
     (tmp_path / "my_methods.py").write_text(recipe("class Brightness"))
     command = [

@@ -82,6 +82,7 @@ def test_a_fit_that_was_killed_between_its_last_step_and_its_results_still_gives
     assert_bit_equal(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_killed_fit_goes_on_and_ends_bit_equal(undisturbed, tmp_path):
     program = [sys.executable, "-m", "m2ib_lightning", *COMMAND, f"--output={tmp_path}", interrupt(7, kill=True)]
     killed = subprocess.run(program, cwd=Path(__file__).parent.parent, capture_output=True, check=False)

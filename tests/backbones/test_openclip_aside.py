@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 ASIDE = Path(sys.prefix) / "open_clip"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("open_clip") is not None, reason="open_clip is installed: test_openclip.py has run")
 @pytest.mark.skipif(not ASIDE.is_dir(), reason="scripts/bootstrap has not put open_clip aside")
 def test_open_clips_models_in_a_process_of_their_own():

@@ -44,6 +44,7 @@ def run(wandb_folder) -> OfflineRun:
     return read_run(wandb_folder)
 
 
+@pytest.mark.slow
 def test_a_wandb_run_holds_the_resolved_configuration(run):
     assert run.config["model"]["init_args"]["noise_samples"] == 2
     assert run.config["data"]["scenes"] == 2
@@ -123,6 +124,7 @@ def test_a_csv_logger_gets_the_scalars_and_the_folder_the_rest(tmp_path):
     assert len(rows) == 4 and all(row[name] for row in rows for name in SCALARS)
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_scalars_pictures_words_histograms_and_moving_pictures(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -31,6 +31,7 @@ def test_a_caption_with_a_colour_matches_that_colour_only(script):
     assert terms(named) == both - {f"{other.colour} {first.name}"}
 
 
+@pytest.mark.slow
 def test_the_embedded_model_knows_no_colours_and_a_few_steps_lower_the_loss(script):
     torch.manual_seed(0)
     embedder = script.load(script.PACKAGED)

@@ -45,6 +45,7 @@ def scenes(count):
     return [Pair(str(i), made[i].image, made[i].caption, truth=truth) for i, truth in enumerate(truths)]
 
 
+@pytest.mark.slow
 def test_every_metric_has_a_value_for_a_scene_and_only_scores_without_truth(embedded):
     pairs = scenes(3)
     evaluator = Evaluator(Occlusion(embedded), standard_metrics() + sanity_metrics(), Protocol(steps=4, masks=6))
@@ -62,6 +63,7 @@ def test_every_metric_has_a_value_for_a_scene_and_only_scores_without_truth(embe
     assert without == {*(f"image/{name}" for name in named), "text/TokenAUROC", "text/TokenMassAccuracy"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [M2IB, GradCAM, IntegratedGradients, Occlusion])
 def test_bfloat16_explains_nearly_the_same_and_is_scored_in_float32(embedded, method):
     pairs, measured = scenes(2), [ConfidenceDrop("image")]

@@ -45,6 +45,7 @@ def test_how_many_values_a_map_is_gathered_on():
     torch.testing.assert_close(gathered_on(maps), torch.tensor([1.0, 2.0, 1.0]))
 
 
+@pytest.mark.slow
 def test_the_suggestion_is_nearly_as_good_as_the_best_that_truth_would_choose(embedded):
     scenes = [make_scene(31_000 + i) for i in range(16)]
     images, texts = [s.image for s in scenes], [s.caption for s in scenes]

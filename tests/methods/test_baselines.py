@@ -51,6 +51,7 @@ def test_maps_are_finite_and_of_the_models_shape(kind, backbone, pairs):
         assert result.score == pytest.approx(float(torch.cosine_similarity(*clean)), abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BASELINES)
 def test_a_pair_is_explained_the_same_in_any_batch(kind, backbone, pairs):
     method = make(kind, backbone)

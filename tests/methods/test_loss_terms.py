@@ -46,6 +46,7 @@ def terms(which: str) -> list[LossTerm]:
 EVERY = ["total variation", "sparsity", "contrastive", "scheduled", "adaptive", "agreement"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", EVERY)
 def test_a_pair_is_explained_the_same_alone_in_a_batch_and_with_noise_in_parts(embedded, which):
     arguments: dict[str, Any] = {"noise_samples": 4, "loss_terms": terms(which)}

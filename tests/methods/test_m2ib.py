@@ -226,6 +226,7 @@ def test_no_warning_is_raised_by_explaining(embedded):
         explain(embedded, scene_pairs(2), **FAST)
 
 
+@pytest.mark.slow
 def test_compiled_towers_give_the_same_maps(embedded, monkeypatch):
     compiled = partial(torch.compile, backend="aot_eager")  # as "inductor", but for the code that it makes
     monkeypatch.setattr(torch, "compile", compiled)

@@ -36,6 +36,7 @@ def troubled(backbone: Backbone, pairs, which: int, values: list[float], **argum
     return M2IB(backbone, modalities=["image"], loss_terms=terms, noise_samples=2, **arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 2, 3])
 @pytest.mark.parametrize("setting", [{}, RELEASED])
 def test_noise_in_chunks_gives_the_same_maps(embedded, chunk, setting):
@@ -106,6 +107,7 @@ def test_the_masks_of_a_stopped_pair_are_its_last_finite_ones(embedded):
     np.testing.assert_allclose(fit.image_maps()[1], shorter.image_map, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_converged_pair_keeps_its_masks_and_the_others_go_on(embedded):
     pairs = scene_pairs(6)
     arguments = {"modalities": ["image"], "steps": 40, "noise_samples": 4, "tolerance": 0.02}
@@ -127,6 +129,7 @@ def test_pairs_that_are_done_cost_no_more(embedded, monkeypatch):
     assert sizes[1] == 6 and sizes[-1] < 6 and sizes[1:] == sorted(sizes[1:], reverse=True)
 
 
+@pytest.mark.slow
 def test_fit_stops_pairs_as_predict_does(embedded):
     arguments = {"modalities": ["image"], "noise_samples": 4, "tolerance": 0.02, "steps": 40}
     fitted = M2IB(embedded, **arguments)
@@ -150,6 +153,7 @@ def checkpointed(folder, embedded, epochs: int, resume: bool) -> M2IB:
     return method
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 4, 9])
 def test_a_resumed_fit_ends_bit_equal_to_one_that_was_not_interrupted(embedded, tmp_path, stop):
     whole = checkpointed(tmp_path / "whole", embedded, 10, resume=False).attributions()

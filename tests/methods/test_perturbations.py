@@ -26,6 +26,7 @@ def masked(x, cells, grid):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [1, 2])
 def test_occlusion_is_the_mean_fall_over_windows(backbone, library, pairs, window):
     def reference(library, modality, batch, x):
@@ -50,6 +51,7 @@ def test_occlusion_is_the_mean_fall_over_windows(backbone, library, pairs, windo
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_rise_is_the_mean_of_masks_weighed_by_their_scores(backbone, library, pairs):
     method = RISE(backbone, samples=70)
 
@@ -95,6 +97,7 @@ def exact(f, players):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_kernel_shap_over_all_coalitions_gives_shapley_values(backbone, library, pairs):
     short = [pair for pair in pairs if len(pair.text.split()) <= 7]
     results = KernelSHAP(backbone, modalities=["text"], samples=300).attribute(backbone.preprocess_pairs(short))
@@ -126,6 +129,7 @@ def test_sampled_kernel_shap_is_near_the_exact_one():
     assert float((found - expected).abs().max()) < 0.05 * float(expected.abs().max())
 
 
+@pytest.mark.slow
 def test_kernel_shap_agrees_with_captum():
     from captum.attr import KernelShap
 

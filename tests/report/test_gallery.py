@@ -78,6 +78,7 @@ def test_settings_that_many_pairs_share_are_kept_once(tmp_path):
     assert [pair["settings"] for pair in data["pairs"]] == [0, 1, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_run_becomes_a_gallery_with_its_scenes_and_its_masks_step_by_step(tmp_path, capsys):
     m2ib([
         "fit", "--data.scenes=2", "--data.scene_seed=40", "--data.scene_objects=2", "--data.scene_kind=clutter",
@@ -211,6 +212,7 @@ def test_a_text_cannot_run_as_code(browser, tmp_path):
     assert browser.run("document.images.length") == 0
 
 
+@pytest.mark.slow
 def test_2000_pairs_open_and_nothing_is_asked_for(browser, tmp_path):
     rng = np.random.default_rng(0)
     pictures = [make_scene(seed, size=192).image for seed in range(20)]
