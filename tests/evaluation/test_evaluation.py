@@ -122,7 +122,6 @@ def test_text_is_masked_by_scaling_the_embeddings_of_content_tokens(embedded):
         weight = scale[i, :length].clone()
         weight[0] = weight[-1] = 1
         embeddings = table.token_embedding(ids[:length]) * weight[:, None]
-        out = embedded.model.text_model(input_ids=ids[None, :length])
         hook = table.token_embedding.register_forward_hook(lambda *_, e=embeddings: e[None])
         out = embedded.model.text_model(input_ids=ids[None, :length])
         hook.remove()

@@ -23,7 +23,7 @@ from m2ib_lightning.losses import (
     TotalVariation,
 )
 from m2ib_lightning.methods import M2IB
-from tests.methods.test_m2ib import assert_same_maps, explain, quiet_trainer, scene_pairs
+from tests.methods.made import assert_same_maps, explain, quiet_trainer, scene_pairs
 
 
 @pytest.fixture(scope="module")

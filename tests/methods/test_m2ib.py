@@ -5,42 +5,21 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
 
-from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone, load_backbone
-from m2ib_lightning.data import PairDataModule, make_scene
+from m2ib_lightning.data import PairDataModule
 from m2ib_lightning.losses import Bottlenecked, LossTerm
 from m2ib_lightning.methods import M2IB, RELEASED
-from m2ib_lightning.types import Pair
 from tests.checkpoints import random_clip
 from tests.methods import reference
+from tests.methods.made import FAST, assert_same_maps, explain, quiet_trainer, scene_pairs
 
 SETTINGS = [pytest.param({}, id="calibrated"), pytest.param(RELEASED, id="released")]
-FAST = {"steps": 5, "noise_samples": 3}
 
 
 @pytest.fixture(scope="module")
 def embedded() -> Backbone:
     return load_backbone("embedded")
-
-
-def scene_pairs(count: int) -> list[Pair]:
-    scenes = [make_scene(i, named=1 + i % 3) for i in range(count)]
-    return [Pair(str(i), scene.image, scene.caption) for i, scene in enumerate(scenes)]
-
-
-def assert_same_maps(ours: Attribution, theirs: Attribution, tolerance: float = 1e-4) -> None:
-    """Largest difference over largest value: ten Adam steps amplify float32 rounding, to about 2e-5 when tried."""
-    for name in ("image_map", "text_map"):
-        a, b = getattr(ours, name), getattr(theirs, name)
-        if a is None and b is None:
-            continue
-        assert np.abs(a - b).max() <= tolerance * np.abs(b).max(), name
-
-
-def explain(backbone: Backbone, pairs: list[Pair], **arguments) -> list[Attribution]:
-    return M2IB(backbone, **arguments).attribute(backbone.preprocess_pairs(pairs))
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -97,13 +76,6 @@ def test_fit_and_predict_give_the_same_maps(embedded):
         assert_same_maps(a, b)
         assert a.steps == b.steps == 10
         np.testing.assert_allclose(a.history["loss/total"], b.history["loss/total"], atol=1e-4)
-
-
-def quiet_trainer(**arguments) -> Trainer:
-    return Trainer(
-        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, log_every_n_steps=1, **arguments,
-    )  # fmt: skip
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_does_not(embedded):

@@ -7,7 +7,7 @@ from m2ib_lightning.backbones import Backbone, load_backbone
 from m2ib_lightning.data import PairDataModule
 from m2ib_lightning.losses import Bottlenecked, Compression, LossTerm, Relevance
 from m2ib_lightning.methods import M2IB, RELEASED
-from tests.methods.test_m2ib import FAST, assert_same_maps, explain, quiet_trainer, scene_pairs
+from tests.methods.made import FAST, assert_same_maps, explain, quiet_trainer, scene_pairs
 
 
 @pytest.fixture(scope="module")
