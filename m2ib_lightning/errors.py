@@ -1,4 +1,4 @@
-"""What the command line says of an error: one line, with the remedy."""
+"""The errors that are no fault of the program, and what the command line says of one: one line, with the remedy."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import errno
 import sys
 from typing import NoReturn
 
-from m2ib_lightning.data.dicom import MissingExtra
 from m2ib_lightning.printable import printable
-from m2ib_lightning.store import StoreError
+
+
+class MissingExtra(RuntimeError):
+    """An optional library is not installed. The message names it and the command that installs it."""
+
+
+class StoreError(OSError):
+    """A folder of results cannot be read or written. The message names the file or folder and the remedy."""
 
 
 def explained(error: Exception) -> str | None:

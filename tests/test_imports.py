@@ -9,12 +9,12 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "m2ib_lightning"
 LAYERS = [
-    {"version", "types", "names", "checks", "files", "printable"},
+    {"version", "errors", "types", "names", "checks", "files", "printable"},
     {"verdict", "attribution", "display", "prior", "losses", "metrics", "backbones"},
     {"bottleneck"},
     {"store", "data", "methods"},
     {"api", "callbacks", "report", "evaluation"},
-    {"cli", "errors"},
+    {"cli"},
 ]
 """From the bottom up: a piece imports from its own line or from a lower one."""
 

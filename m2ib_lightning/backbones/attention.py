@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import has_torch_function
 
 from m2ib_lightning.backbones.frozen import in_precision, run_linear
+
+_all_made: ContextVar[bool] = ContextVar("all_made", default=False)
+
+
+@contextmanager
+def keys_and_values_made() -> Iterator[None]:
+    """While it is open, keys and values are made for one query too, for whoever records calls of attention."""
+    token = _all_made.set(True)
+    try:
+        yield
+    finally:
+        _all_made.reset(token)
 
 
 def attend(
@@ -121,8 +136,7 @@ def attend_fused(
 
 
 def _asks_once(queries: Tensor, causal: bool) -> bool:
-    # Who records calls of attention (a torch function mode) is to see keys and values.
-    return queries.shape[1] == 1 and not causal and not has_torch_function((queries,))
+    return queries.shape[1] == 1 and not causal and not _all_made.get()
 
 
 def _attend_once(

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import socket
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 
 from m2ib_lightning.backbones.base import Backbone
+from m2ib_lightning.errors import MissingExtra
 
 EMBEDDED = Path(str(resources.files("m2ib_lightning"))) / "assets" / "embedded_clip"
 """The checkpoint inside the package."""
@@ -46,6 +50,7 @@ def load_backbone(
             trained at; its position embeddings are interpolated by its own code. Whole patches.
 
     Raises:
+        MissingExtra: A library that the model needs is not installed.
         ValueError: There is no such model, the folder is no checkpoint, nobody has written its family yet, or it cannot
             read pictures of that size.
     """
@@ -70,7 +75,7 @@ def _family(folder: str, name: str) -> tuple[Any, str]:
             "Remedy: name the folder that `save_pretrained` wrote, or 'embedded'."
         )
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, local_files_only=_is_offline(folder))
     except (OSError, ValueError, json.JSONDecodeError) as error:
         raise ValueError(_not_found(name, error)) from error
     kind = (config.architectures or [config.model_type])[0]
@@ -90,17 +95,19 @@ def _read(folder: str, name: str, architecture: str) -> tuple[Any, Any]:
     import transformers
     from safetensors import SafetensorError
 
+    local = _is_offline(folder)
     try:
         with _quiet(progress=not Path(folder).is_dir()):
             # float32 whatever the file holds: masks move by gradients near 1e-6.
             model, report = getattr(transformers, architecture).from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True
+                folder, dtype=torch.float32, output_loading_info=True, local_files_only=local
             )
-        processor = transformers.AutoProcessor.from_pretrained(folder)
+        processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=local)
     except ImportError as error:
-        raise ValueError(
+        raise MissingExtra(
             f"Expected the libraries that {name!r} needs but one is not installed ({_first_line(error)}). "
-            "Remedy: install it; tokenizers of SigLIP's first version need `pip install sentencepiece protobuf`."
+            "Remedy: install it; tokenizers of SigLIP's first version come with `pip install "
+            "'m2ib_lightning[sentencepiece]'`."
         ) from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(_not_found(name, error)) from error
@@ -111,6 +118,25 @@ def _read(folder: str, name: str, architecture: str) -> tuple[Any, Any]:
             "Remedy: get the checkpoint again."
         )
     return model, processor
+
+
+def _is_offline(folder: str) -> bool:
+    """Whether only files of this machine are to be looked for: those of a folder, or what was downloaded before.
+
+    transformers tries the hub for half a minute before it says that there is no network; one connection tells at once.
+    """
+    from huggingface_hub import constants
+
+    if Path(folder).is_dir() or constants.HF_HUB_OFFLINE:
+        return True
+    if getproxies():
+        return False
+    hub = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((hub.hostname or "", hub.port or (80 if hub.scheme == "http" else 443)), 5).close()
+    except OSError:
+        return True
+    return False
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from m2ib_lightning.backbones.openclip_text import text_tower
 from m2ib_lightning.backbones.processing import Texts, warn_of_cuts
 from m2ib_lightning.backbones.tokens import match_spans, shown_token
 from m2ib_lightning.backbones.view import trim, within
+from m2ib_lightning.errors import MissingExtra
 from m2ib_lightning.types import Box, PairBatch
 
 PREFIX = "open_clip:"
@@ -117,14 +118,15 @@ def load_openclip(name: str, image_size: tuple[int, int] | None = None) -> OpenC
         image_size: (H, W) to read pictures at; the library interpolates the model's positions.
 
     Raises:
-        ValueError: open_clip is not installed, has no such model, or has one of another kind.
+        MissingExtra: open_clip is not installed, or its torchvision was made for another torch.
+        ValueError: It has no such model, or one of another kind.
     """
     try:
         import open_clip
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that was built for another torch
-        raise ValueError(
+        raise MissingExtra(
             f"Expected open_clip to be installed for {name!r} but it cannot be imported ({error}). "
-            "Remedy: pip install 'm2ib_lightning[open_clip]', with the torchvision of your torch."
+            "Remedy: pip install torch torchvision 'm2ib_lightning[open_clip]', all in one command."
         ) from error
     wanted = name.removeprefix(PREFIX)
     architecture, _, weights = (wanted, "", "") if ":" in wanted.split("/")[0] else wanted.partition("/")

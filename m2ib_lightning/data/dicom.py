@@ -11,9 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-
-class MissingExtra(RuntimeError):
-    """An optional library is not installed; no fault of the file."""
+from m2ib_lightning.errors import MissingExtra
 
 
 def read_dicom(

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from m2ib_lightning.data.dicom import MissingExtra, read_dicom
+from m2ib_lightning.data.dicom import read_dicom
+from m2ib_lightning.errors import MissingExtra
 
 
 class StoredImage(NamedTuple):

@@ -7,6 +7,7 @@ result through explicit weights, which are kept in the graph. Any model whose bl
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from m2ib_lightning.backbones.attention import keys_and_values_made
 from m2ib_lightning.methods.objective import Objective
 
 
@@ -42,6 +44,16 @@ class AttentionRecord(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[Attended] = []
+        self._open = ExitStack()
+
+    def __enter__(self) -> AttentionRecord:
+        self._open.enter_context(keys_and_values_made())
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._open.close()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is not F.scaled_dot_product_attention:

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import IO
 
-from m2ib_lightning.store.parts import StoreError
+from m2ib_lightning.errors import StoreError
 
 PATIENCE = 20.0
 """Seconds in which the last processes of a killed command end by themselves."""

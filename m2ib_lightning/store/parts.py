@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from m2ib_lightning.attribution import Attribution
+from m2ib_lightning.errors import StoreError
 from m2ib_lightning.files import replacing
 from m2ib_lightning.store.rows import ADDED, SCHEMA, Precision, columns, to_table
 from m2ib_lightning.types import BadPair
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
 
 ROWS = 64
 """Pairs that are compressed together, and so read together when one is looked up."""
-
-
-class StoreError(OSError):
-    """A folder of results cannot be read or written. The message names the file or folder and the remedy."""
 
 
 class Provenance(NamedTuple):
