@@ -30,6 +30,7 @@ OTHERS = {CONFIGS / name for name in ("sweep.yaml", "evaluate.yaml", "search.yam
 RUNS = sorted(set(CONFIGS.glob("*.yaml")) - OTHERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", RUNS, ids=lambda path: path.stem)
 def test_every_configuration_runs(config, tmp_path, capsys):
     verb = "predict" if config.stem == "predict" else "fit"
@@ -39,6 +40,7 @@ def test_every_configuration_runs(config, tmp_path, capsys):
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["init_args"]["steps"] == 2
 
 
+@pytest.mark.slow
 def test_the_command_of_a_sweeps_agent_runs_with_its_parameters_as_given(tmp_path, monkeypatch):
     from wandb.sdk.launch.sweeps import utils as agent
 
@@ -83,6 +85,7 @@ def test_a_file_of_pairs_is_explained(suffix, tmp_path):
     assert [a.text for a in AttributionStore(tmp_path / "out" / "attributions")] == ["a cat", "a key"]
 
 
+@pytest.mark.slow
 def test_the_saved_configuration_gives_the_same_numbers_again(tmp_path):
     main(["fit", "--data.scenes=2", "--model.seed=5", f"--output={tmp_path / 'a'}", *FAST])
     main(["fit", f"--config={tmp_path / 'a' / 'config.yaml'}", f"--output={tmp_path / 'b'}"])

@@ -37,6 +37,7 @@ def test_the_readme_is_short_and_leads_to_every_page():
     assert beside | {ROOT / "scripts" / "README.md"} <= led_to
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", OURS, ids=" ".join)
 def test_every_command_of_a_page_is_understood(words, tmp_path, monkeypatch):
     def understood(*arguments):

@@ -73,6 +73,7 @@ def interrupted(folder: Path, batch: int, how: str) -> None:
         signal.signal(signal.SIGINT, handler)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "written"), [("KeyboardInterrupt", 12), ("error", 12), ("SIGTERM", 16)])
 def test_what_is_finished_is_written_however_a_run_ends_and_the_same_command_goes_on(
     how, written, undisturbed, tmp_path, capsys
@@ -217,6 +218,7 @@ def run(*arguments: str, **keywords) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(undisturbed, tmp_path):
     done = run(*COMMAND, "--trainer.devices=2", f"--output={tmp_path}")
     assert done.returncode == 0, done.stderr
@@ -236,6 +238,7 @@ def test_processes_that_others_start_need_a_folder(tmp_path, capsys, monkeypatch
     assert "--output where processes share the work" in failure(capsys, *COMMAND)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_killed_run_goes_on(devices, tmp_path):
     program = [sys.executable, "scripts/kill_and_resume.py", "--scenes=40", "--kills=3", "--last=2"]
@@ -269,6 +272,7 @@ def test_a_truncated_part_is_named_and_the_rest_is_kept(undisturbed, tmp_path, c
     assert_same(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_in_one_line_and_the_same_command_goes_on_when_there_is_room(undisturbed, tmp_path):
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", tmp_path], capture_output=True, check=False

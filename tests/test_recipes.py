@@ -73,6 +73,7 @@ def test_the_method_of_its_page_reaches_the_command_by_its_class_path(tmp_path):
     assert results[0].image_map.std() > 0 and set(results[0].text_map) == {1.0}
 
 
+@pytest.mark.slow
 def test_the_metric_of_its_page_is_measured_by_what_follows_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}

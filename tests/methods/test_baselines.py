@@ -37,6 +37,7 @@ def test_all_fifteen_are_public():
     assert len(BASELINES) == 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BASELINES)
 def test_maps_are_finite_and_of_the_models_shape(kind, backbone, pairs):
     results = make(kind, backbone).attribute(backbone.preprocess_pairs(pairs))

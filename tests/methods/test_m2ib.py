@@ -51,6 +51,7 @@ def test_maps_are_those_of_a_slow_float64_reference(embedded, setting, modality)
     assert np.abs(found - expected).max() <= 1e-4 * expected.max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_pair_is_explained_the_same_in_any_batch(embedded, setting, size):
