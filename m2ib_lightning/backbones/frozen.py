@@ -20,14 +20,17 @@ _kept: ContextVar[dict[tuple[Any, ...], Tensor] | None] = ContextVar("kept", def
 
 
 @contextmanager
-def casts_kept() -> Iterator[None]:
+def casts_kept() -> Iterator[object]:
     """While it is open, a frozen weight is brought to a lower precision once, not whenever it is used.
+
+    It yields what was brought there, for whoever must keep it alive.
 
     No weight may be changed meanwhile.
     """
-    token = _kept.set({} if _kept.get() is None else _kept.get())
+    kept = _kept.get()
+    token = _kept.set(kept := {} if kept is None else kept)
     try:
-        yield
+        yield kept
     finally:
         _kept.reset(token)
 

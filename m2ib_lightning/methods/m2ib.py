@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, cast, get_args
@@ -19,6 +20,7 @@ from m2ib_lightning.bottleneck import NoiseBank, ReadOut
 from m2ib_lightning.losses import Compression, JointTerm, LossTerm, Relevance
 from m2ib_lightning.methods.base import MODALITIES, AttributionMethod, as_attributions, check_at_least
 from m2ib_lightning.methods.calibration import default_layer, find_priors
+from m2ib_lightning.methods.captured import CapturedSteps, can_be_captured, fill_batch, pad_texts, shape_of
 from m2ib_lightning.methods.embed_alone import embed_alone
 from m2ib_lightning.methods.mask_fit import MaskFit, TowerSetting
 from m2ib_lightning.methods.mismatched import match_scores
@@ -72,6 +74,8 @@ class M2IB(AttributionMethod):
         antithetic: Whether half of the noise samples are the other half negated.
         compile: Whether the towers behind the bottleneck go through `torch.compile`, which takes a minute once. On a
             processor it is slower after that as well.
+        graphs: Whether a GPU replays a step that was recorded once. Experimental: on a processor the same code gives
+            the same bits, on a GPU it has not been shown to pay yet.
         seed: Seed of the noise.
         thresholds: Where the verdict on a map begins to speak against it, for example {"left": 0.7}; see
             `verdict.Thresholds` for their names and defaults.
@@ -81,7 +85,7 @@ class M2IB(AttributionMethod):
     """
 
     unit = "nats"
-    unrecorded = ("backbone", "optimizer", "loss_terms", "noise_chunk", "compile")
+    unrecorded = ("backbone", "optimizer", "loss_terms", "noise_chunk", "compile", "graphs")
 
     def __init__(
         self,
@@ -103,6 +107,7 @@ class M2IB(AttributionMethod):
         noise_chunk: int | None = None,
         antithetic: bool = True,
         compile: bool = False,
+        graphs: bool = False,
         seed: int = 0,
         thresholds: dict[str, float] | None = None,
     ) -> None:
@@ -130,6 +135,9 @@ class M2IB(AttributionMethod):
         self.tolerance, self.patience, self.noise_chunk = tolerance, patience, noise_chunk
         self.noise, self.compile_towers = NoiseBank(seed, noise_samples, antithetic), compile
         self.fits = nn.ModuleList()
+        self.graphs = graphs
+        self._captured: dict[Hashable, CapturedSteps] = {}
+        self._pairs = 0
         self.towers: dict[Modality, TowerSetting] = {}
 
     @torch.inference_mode(False)  # what is made here takes part in gradients
@@ -178,6 +186,9 @@ class M2IB(AttributionMethod):
     def attribute(self, batch: PairBatch) -> list[Attribution]:
         """Fit the masks of a batch of pairs and read off what they let through. Pairs that are done leave the batch."""
         with _gradients(), casts_kept():
+            on_gpu = self._captured_fit(batch)
+            if on_gpu is not None:
+                return self.results(on_gpu)[: len(batch.tokens)]
             fit = self.new_fit(batch)
             optimizer = self.new_optimizer(fit.parameters())
             results: dict[int, Attribution] = {}
@@ -196,6 +207,29 @@ class M2IB(AttributionMethod):
             if rows:
                 results |= dict(zip(rows, self.results(fit), strict=True))
             return [results[row] for row in sorted(results)]
+
+    def _captured_fit(self, batch: PairBatch) -> MaskFit | None:
+        """The fit of a batch after all its steps, made as a CUDA graph, or None where it cannot be one."""
+        if self.prepare().device.type != "cuda" or not self.graphs:
+            return None
+        text = self.prepare().text
+        whole = fill_batch(batch if text.reads_padding else pad_texts(batch, text.length), self._pairs)
+        fit = self.new_fit(whole)
+        self._pairs = max(self._pairs, fit.pairs)
+        shape = shape_of(fit)
+        if shape not in self._captured:
+            optimizer = self.new_optimizer(fit.parameters())
+            if not can_be_captured(fit, optimizer):
+                return None
+            for group in optimizer.param_groups:
+                group["capturable"] = True
+            try:
+                self._captured[shape] = CapturedSteps(fit, optimizer)
+            except (RuntimeError, torch.AcceleratorError) as problem:
+                self.graphs = False
+                warnings.warn(f"A step cannot be a CUDA graph ({problem}); going on without.", stacklevel=2)
+                return None
+        return self._captured[shape].run(fit, self.steps)
 
     def results(self, fit: MaskFit, running: str = "max_steps") -> list[Attribution]:
         """Attributions from the masks as they are now.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
-from einops import rearrange, reduce
+from einops import rearrange, reduce, repeat
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -152,13 +152,13 @@ class MaskFit(nn.Module):
         Raises:
             RuntimeError: Not even one noise sample of the batch fits into memory.
         """
-        values = self._judged(self._evaluate(backward))
+        values = self._judged(self.evaluate(backward))
         self.history.append(values)
-        self._keep_masks()
+        self.keep_masks()
         return values
 
-    def _evaluate(self, backward: Callable[[Tensor], None] | None) -> dict[str, Tensor]:
-        """The values of a step and their gradient.
+    def evaluate(self, backward: Callable[[Tensor], None] | None = None) -> dict[str, Tensor]:
+        """The values of a step for the masks as they are; the gradient of each mask is added to its `grad`.
 
         Noise samples go through the towers in chunks, each with its own backward pass, so that memory is bounded.
         """
@@ -213,7 +213,9 @@ class MaskFit(nn.Module):
                 weight = weight * self.towers[looks_at[0]].beta
             if isinstance(term, MovingTerm):
                 weight = weight * term.factor(self._past(name.split("/")[0]))
-            weights[name] = torch.as_tensor(weight, device=self.clean["image"].device).expand(self.pairs)
+            # A number is written on the device, not copied there: a graph cannot hold a copy.
+            made = weight if isinstance(weight, Tensor) else torch.full((), weight, device=self.clean["image"].device)
+            weights[name] = repeat(made, "-> b", b=self.pairs) if made.ndim == 0 else made
         return weights
 
     def _past(self, tower: str) -> list[dict[str, Tensor]]:
@@ -249,14 +251,12 @@ class MaskFit(nn.Module):
 
     def _judged(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """The values, with those of stopped pairs put back to their last ones, after deciding which pairs go on."""
-        total = values["loss/total"]
         if self.history:
             self.stopping.forget(self._weights_moved(values))
-        self.stopping.judge(total)
+        self.stopping.judge(values["loss/total"])
         if not self.history:
             return values
-        stale = ~self.stopping.running & ~(total.isfinite() & (self.stopping.updates == len(self.history)))
-        return {name: torch.where(stale, self.history[-1][name], value) for name, value in values.items()}
+        return self.stopping.hold_values(values, self.history[-1], len(self.history))
 
     def _weights_moved(self, values: Mapping[str, Tensor]) -> Tensor:
         """(B,) bool, the pairs whose terms are not weighed as in the step before."""
@@ -266,19 +266,25 @@ class MaskFit(nn.Module):
                 moved |= values[f"{name}_weight"] != self.history[-1][f"{name}_weight"]
         return moved
 
-    def _keep_masks(self) -> None:
-        """Remember masks whose loss is finite, for `hold_stopped`."""
+    def keep_masks(self, places: Mapping[Modality, Tensor] | None = None) -> None:
+        """Remember masks whose loss is finite, for `hold_stopped`.
+
+        Args:
+            places: Where, holding those of the step before; wherever there is room by default.
+        """
         broken = rearrange(self.stopping.reason == NON_FINITE, "b -> b 1 1")
         for modality in self.towers:
-            now = self.bottleneck(modality).alpha.detach().clone()
-            self._before[modality] = torch.where(broken, self._before.get(modality, now), now)
+            now = self.bottleneck(modality).alpha.detach()
+            before = places[modality] if places else self._before.get(modality, now)
+            kept = torch.where(broken, before, now)
+            self._before[modality] = places[modality].copy_(kept) if places else kept
 
     def hold_stopped(self) -> None:
         """The part of `step` after the update: put the masks of pairs that have stopped back to what they were."""
         running = rearrange(self.stopping.running, "b -> b 1 1")
         for modality, before in self._before.items():
             alpha = self.bottleneck(modality).alpha
-            alpha.data = torch.where(running, alpha.data, before)
+            alpha.data.copy_(torch.where(running, alpha.data, before))
 
     def restart(self) -> None:
         """Open all masks again and forget the steps made; what was computed of the clean pairs stays."""

@@ -57,6 +57,17 @@ class Stopping:
         self.running = self.running & (reason == 0)
         self.updates = self.updates + self.running
 
+    def hold_values(self, values: dict[str, Tensor], last: dict[str, Tensor], made: int | Tensor) -> dict[str, Tensor]:
+        """The values of a step, those of pairs that stopped before it, or now without a finite loss, as they were last.
+
+        Args:
+            values: (B,) each, by name, "loss/total" among them; already judged.
+            last: The same of the step before.
+            made: Steps made before this one.
+        """
+        stale = ~self.running & ~(values["loss/total"].isfinite() & (self.updates == made))
+        return {name: torch.where(stale, last[name], value) for name, value in values.items()}
+
     def forget(self, rows: Tensor) -> None:
         """Of the pairs that (B,) bool says, earlier losses are not to be compared with those that come."""
         self.first = torch.where(rows, torch.nan, self.first)

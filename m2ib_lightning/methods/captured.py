@@ -1,0 +1,194 @@
+"""The steps of a fit as one CUDA graph: a GPU then waits for nothing between the kernels of a step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Hashable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from m2ib_lightning.backbones.frozen import casts_kept
+from m2ib_lightning.bottleneck import INITIAL_ALPHA
+from m2ib_lightning.losses import MovingTerm
+from m2ib_lightning.methods.base import MODALITIES
+from m2ib_lightning.methods.mask_fit import MaskFit
+from m2ib_lightning.methods.stopping import Stopping
+from m2ib_lightning.types import Modality, PairBatch
+
+TEXT_MULTIPLE = 8
+"""Texts are padded to a multiple of so many tokens, so that batches share graphs."""
+
+
+class FixedNoise:
+    """A noise bank whose samples stay at one place of memory; `fill` puts those of a step there."""
+
+    def __init__(self, fit: MaskFit) -> None:
+        self.bank, self.samples, self.step = fit.noise, fit.noise.samples, 0
+        self.places: dict[Modality, tuple[int, int]] = {
+            m: (fit.backbone.tower(m).length, fit.backbone.tower(m).width) for m in fit.towers
+        }
+        self.device = fit.clean["image"].device
+        self.now = {m: self.bank(0, m, *place, self.device).clone() for m, place in self.places.items()}
+
+    def __call__(self, step: int, modality: Modality, length: int, width: int, device: torch.device) -> Tensor:
+        """The samples that are there, (K, length, width)."""
+        return self.now[modality]
+
+    def fill(self, step: int) -> None:
+        """Put the samples of a step there."""
+        for modality, place in self.places.items():
+            self.now[modality].copy_(self.bank(step, modality, *place, self.device))
+
+
+class CapturedSteps:
+    """The step of fits of one shape, recorded once and replayed for every batch of that shape.
+
+    All that a step reads and writes stays at one place of memory: another batch is copied there. The numbers are those
+    of `MaskFit.step`; pairs that have stopped are held and not dropped.
+
+    Args:
+        fit: The first fit; it becomes the place where all others are made.
+        optimizer: Of its masks. A graph needs one that is `capturable`, as Adam is.
+        graph: Whether to record a CUDA graph; without, the same code runs eagerly, on any device.
+    """
+
+    def __init__(self, fit: MaskFit, optimizer: torch.optim.Optimizer, graph: bool = True) -> None:
+        self.fit, self.optimizer = fit, optimizer
+        self.noise = FixedNoise(fit)
+        fit.noise = self.noise  # type: ignore[assignment]
+        self.stopping = fit.stopping.state()
+        self.before = {m: fit.bottleneck(m).alpha.detach().clone() for m in fit.towers}
+        self.made = torch.zeros((), dtype=torch.long, device=self.noise.device)
+        self.last: dict[str, Tensor] = {}
+        self._replay: Callable[[], None] = self._step
+        with casts_kept() as self._casts:  # a graph reads them where they are
+            if graph:
+                self._replay = self._record()
+
+    def run(self, new: MaskFit, steps: int) -> MaskFit:
+        """Make all steps of a fresh fit of the same shape.
+
+        Args:
+            new: Before its first step.
+            steps: How many, >= 1.
+
+        Returns:
+            The fit after its steps; valid until the next call.
+        """
+        self._load(new)
+        history = []
+        for step in range(steps):
+            self.noise.fill(step)
+            self._replay()
+            history.append({name: value.clone() for name, value in self.last.items()})
+        self.fit.history = history
+        return self.fit
+
+    def _record(self) -> Callable[[], None]:
+        """The step as a graph, after a few eager ones that let libraries settle."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream), _uncached_autocast():
+            for _ in range(3):
+                self._step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph), _uncached_autocast():
+            self._step()
+        return graph.replay
+
+    def _step(self) -> None:
+        fit = self.fit
+        fit.history = []
+        values = fit.evaluate()
+        fit.stopping.judge(values["loss/total"])
+        if not self.last:
+            self.last = {name: torch.zeros_like(value) for name, value in values.items()}
+        held = fit.stopping.hold_values(values, self.last, self.made)
+        for name, value in held.items():
+            self.last[name].copy_(value)
+        fit.keep_masks(self.before)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        fit.hold_stopped()
+        self.made += 1
+        for name, place in self.stopping.items():
+            place.copy_(getattr(fit.stopping, name))
+        fit.stopping.load(self.stopping)
+
+    def _load(self, new: MaskFit) -> None:
+        """Copy another fit to where this one is, and open all masks."""
+        fit = self.fit
+        if new is not fit:
+            fit.batch, fit.grids = new.batch, new.grids
+            for modality in MODALITIES:
+                fit.clean[modality].copy_(new.clean[modality])
+                for place, value in zip(fit.hidden[modality], new.hidden[modality], strict=True):
+                    if place is not None:
+                        place.copy_(value)
+            for modality in fit.towers:
+                here, there = fit.bottleneck(modality), new.bottleneck(modality)
+                here.x.copy_(there.x)
+                here.open.copy_(there.open)
+                if here.held is not None and there.held is not None:
+                    here.held.copy_(there.held)
+        fresh = Stopping(fit.pairs, fit.stopping.tolerance, fit.stopping.patience, self.noise.device)
+        for name, value in fresh.state().items():
+            self.stopping[name].copy_(value)
+        fit.stopping.load(self.stopping)
+        with torch.no_grad():
+            for modality in fit.towers:
+                fit.bottleneck(modality).alpha.fill_(INITIAL_ALPHA)
+                self.before[modality].fill_(INITIAL_ALPHA)
+        for state in self.optimizer.state.values():
+            for value in state.values():
+                if isinstance(value, Tensor):
+                    value.zero_()
+        self.made.zero_()
+
+
+def shape_of(fit: MaskFit) -> Hashable:
+    """What two fits must have in common to share a graph."""
+    device = fit.clean["image"].device.type
+    precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    shapes = tuple(tuple(fit.hidden[m].states.shape) for m in MODALITIES)
+    grids = fit.grids["image"] or [None]
+    return shapes, grids[0] if len(set(grids)) == 1 else None, precision, fit.noise_chunk
+
+
+def can_be_captured(fit: MaskFit, optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a fit's steps can be a graph: on a GPU, with an optimiser that can, and with weights that do not move."""
+    moving = any(isinstance(term, MovingTerm) for term, _ in fit.terms.values())
+    capturable = all("capturable" in group for group in optimizer.param_groups)
+    return fit.clean["image"].device.type == "cuda" and capturable and not moving
+
+
+def pad_texts(batch: PairBatch, longest: int) -> PairBatch:
+    """The batch with its texts padded to a multiple of `TEXT_MULTIPLE` tokens; no result depends on it.
+
+    Args:
+        batch: The pairs.
+        longest: The most tokens that the tower reads.
+    """
+    length = batch.input_ids.shape[1]
+    more = min(longest, -(-length // TEXT_MULTIPLE) * TEXT_MULTIPLE) - length
+    if more <= 0:
+        return batch
+    ids, mask = F.pad(batch.input_ids, (0, more)), F.pad(batch.attention_mask, (0, more))
+    return batch._replace(input_ids=ids, attention_mask=mask)
+
+
+def fill_batch(batch: PairBatch, pairs: int) -> PairBatch:
+    """The batch with its last pair repeated until there are so many; those are computed for nothing."""
+    count = len(batch.tokens)
+    return batch if count >= pairs else batch.keep([*range(count), *[count - 1] * (pairs - count)])
+
+
+@contextlib.contextmanager
+def _uncached_autocast() -> Iterator[None]:
+    """The autocast that is on, without its cache of weights, which a graph must not hold."""
+    on, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    with torch.autocast("cuda", dtype, enabled=on, cache_enabled=False):
+        yield
