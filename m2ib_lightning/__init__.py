@@ -3,6 +3,7 @@
 from m2ib_lightning.api import explain
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone, load_backbone
+from m2ib_lightning.comparison import compare
 from m2ib_lightning.data import PairDataModule
 from m2ib_lightning.evaluation.suggest import Suggestion, suggest_settings
 from m2ib_lightning.losses import LossTerm
@@ -23,6 +24,7 @@ __all__ = [
     "Prior",
     "Suggestion",
     "__version__",
+    "compare",
     "explain",
     "load_backbone",
     "load_priors",

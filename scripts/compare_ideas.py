@@ -170,10 +170,11 @@ def evaluate(options: argparse.Namespace, batch: int = 20) -> dict[str, pd.DataF
     evaluator, rows = Evaluator(methods["default"], METRICS), defaultdict(list)
     for start in track(range(0, len(scenes), batch), "Scenes"):
         pairs = pairs_of(scenes[start : start + batch])
-        attributions = methods["default"].attribute(backbone.preprocess_pairs(pairs))
+        inputs = backbone.preprocess_pairs(pairs)
+        attributions = methods["default"].attribute(inputs)
         explainer = Explainer(methods, pairs)
         for name, idea in IDEAS.items():
-            rows[name] += evaluator.score(pairs, _with_maps(attributions, idea(explainer)))
+            rows[name] += evaluator.score(inputs, _with_maps(attributions, idea(explainer)))
     return {name: pd.DataFrame(found) for name, found in rows.items()}
 
 

@@ -12,20 +12,20 @@ COMPARED = ("M2IB", "GradCAM", "Saliency", "Chefer", "GradECLIP", "LeGrad")
 
 def compare(arguments: str, scenes: int, methods: Sequence[str] = ()) -> Run:
     """Several methods on the same scenes, all by default; a row for each method and pair."""
-    chosen = " ".join(["", "--methods", *methods]) if methods else ""
-    words = f"python scripts/compare.py{chosen} --scenes {{scenes}} {arguments} --output {{output}}"
+    chosen = f"--methods=[{','.join(methods)}]" if methods else "--config configs/compare.yaml"
+    words = f"m2ib compare {chosen} --data.scenes {{scenes}} {arguments} --output {{output}}"
     return Run(words, "pairs.parquet", scenes)
 
 
 MEASUREMENTS = "scripts/README.md"
-ONE = compare("--first 10000 --samples 250", 250)
-TWO = compare("--first 10250 --named 2 --samples 250", 250)
+ONE = compare("--data.scene_seed 10000", 250)
+TWO = compare("--data.scene_seed 10250 --data.scene_named 2", 250)
 COST = "python scripts/cost_and_quality.py --scenes {scenes} --first 20000"
 SEARCH = Run("python scripts/search_settings.py --scenes {scenes} --output {output}", "settings.csv", 40)
 WATCHING = "python scripts/watching_cost.py --logger wandb --repeats 3 --output {output}"
 SPEED = Run("python scripts/benchmark.py --scaling --output {output}/benchmark.json", "benchmark.json")
 KILLED = "python scripts/kill_and_resume.py --scenes {scenes} --folder {output}/run"
-FIVE = (rendered.OURS, "M2IB-released", "Chefer-cosine", "KernelSHAP", "random")
+FIVE = (rendered.OURS, "M2IB-released", "Chefer-cosine", "KernelSHAP", "RandomMap")
 KINDS = ("plain", "two_of_four", "twice", "small", "clutter", "relation", "attribute")
 
 TABLES = [
@@ -52,7 +52,7 @@ TABLES = [
     Table(
         "kinds",
         MEASUREMENTS,
-        {kind: compare(f"--kind {kind} --first 20000", 40, COMPARED) for kind in KINDS},
+        {kind: compare(f"--data.scene_kind {kind} --data.scene_seed 20000", 40, COMPARED) for kind in KINDS},
         rendered.kinds_table,
     ),
     Table(
@@ -60,11 +60,18 @@ TABLES = [
         MEASUREMENTS,
         {
             "colour_clip": Run("python scripts/tune_colours.py --folder {output}/model", "log.txt"),
-            "attribute": compare("--backbone {colour_clip}/model --kind attribute --first 20000 --samples 250", 400),
+            "attribute": compare(
+                "--backbone {colour_clip}/model --data.scene_kind attribute --data.scene_seed 20000", 400
+            ),
         },
         rendered.colours,
     ),
-    Table("sanity", MEASUREMENTS, {"sanity": compare("--sanity --first 20000", 40, COMPARED)}, rendered.sanity_table),
+    Table(
+        "sanity",
+        MEASUREMENTS,
+        {"sanity": compare("--sanity true --data.scene_seed 20000", 40, COMPARED)},
+        rendered.sanity_table,
+    ),
     Table(
         "settings",
         MEASUREMENTS,

@@ -2,7 +2,7 @@
 """Teach a copy of the embedded CLIP the colours of scenes of the kind "attribute".
 
     python scripts/tune_colours.py --folder outputs/colour_clip
-    python scripts/compare.py --backbone outputs/colour_clip --kind attribute --scenes 100 --first 20000
+    m2ib compare --backbone outputs/colour_clip --data.scene_kind attribute --data.scenes 100 --data.scene_seed 20000
 
 The embedded model knows no colours, so that with it no method can find out which crab "a red crab" is where a blue one
 is there too. Half of the scenes are plain ones, so that nothing is forgotten. What is optimised is the contrast of

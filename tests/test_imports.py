@@ -13,7 +13,10 @@ LAYERS = [
     {"verdict", "attribution", "display", "prior", "losses", "metrics", "backbones"},
     {"bottleneck"},
     {"store", "data", "methods"},
-    {"api", "callbacks", "report", "evaluation"},
+    {"evaluation"},
+    {"report"},
+    {"callbacks"},
+    {"api", "comparison"},
     {"cli"},
 ]
 """From the bottom up: a piece imports from its own line or from a lower one."""

@@ -22,7 +22,7 @@ RECIPES = {
     "class FewTokens": "m2ib_lightning/losses/README.md",
     "class Brightness": "m2ib_lightning/methods/README.md",
     "class CoveredShare": "m2ib_lightning/metrics/README.md",
-    "m2ib.evaluation.compare": "m2ib_lightning/metrics/README.md",
+    "m2ib.compare": "m2ib_lightning/metrics/README.md",
     "class MyBackbone": "m2ib_lightning/backbones/README.md",
     "AttributionStore": "m2ib_lightning/store/README.md",
     "suggest_settings": "m2ib_lightning/evaluation/README.md",
@@ -78,9 +78,9 @@ def test_the_metric_of_its_page_is_measured_by_what_follows_it(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(recipe("class CoveredShare"), names)
-    exec(recipe("m2ib.evaluation.compare").replace("scenes=20", "scenes=2"), names)
+    exec(recipe("m2ib.compare").replace("scenes=20", "scenes=2"), names)
     found = names["found"].frame
-    assert len(found) == 4 and found["image/CoveredShare"].between(0.05, 0.95).all()
+    assert len(found) == 8 and found["image/CoveredShare"].between(0.05, 0.95).all()
 
 
 def test_a_store_is_read_as_its_page_says(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from m2ib_lightning.callbacks.output_summary import OutputSummary
 from m2ib_lightning.callbacks.predictions import PredictionWriter
 from m2ib_lightning.callbacks.progress import PairProgress
 from m2ib_lightning.callbacks.results import ResultWriter
+from m2ib_lightning.callbacks.score_writer import ScoreWriter
 
 __all__ = [
     "ConfidenceDropLogger",
@@ -15,6 +16,7 @@ __all__ = [
     "PairProgress",
     "PredictionWriter",
     "ResultWriter",
+    "ScoreWriter",
     "close_loggers",
     "quiet_loggers",
     "settle_loggers",

@@ -19,10 +19,14 @@ class PairProgress(ProgressBar):
     """Pairs that are done, of all, with those of earlier runs; how many a second; the time left; how many are bad.
 
     With several processes the first one counts its own pairs for each of them.
+
+    Args:
+        doing: What the line begins with; by default what the Trainer does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, doing: str = "") -> None:
         super().__init__()
+        self.doing = doing
         self.enabled, self.bad = True, 0
         self.line: tqdm[Any] | None = None
 
@@ -36,11 +40,11 @@ class PairProgress(ProgressBar):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with what earlier runs have done; show nothing where that is all."""
-        self._open(trainer, "Explaining")
+        self._open(trainer, self.doing or "Explaining")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin."""
-        self._open(trainer, "Explaining and scoring")
+        self._open(trainer, self.doing or "Explaining and scoring")
 
     def _open(self, trainer: Trainer, doing: str) -> None:
         if not self.enabled:

@@ -81,7 +81,10 @@ def _contents(folder: Path) -> dict[str, str]:
         "masks/": f"{len([e for e in masks.glob('*') if e.is_dir()])} pairs step by step"
         + f", {animations} animations" * bool(animations),
         "attributions/": f"{len(AttributionStore(folder / 'attributions')):,} attributions, Parquet",
+        "comparison.html": "the methods side by side, to look at in a browser",
+        "pairs.parquet": "what each pair was scored with, by each method",
         "scores.parquet": "what each pair was scored with",
+        "scores/": "the same batch by batch, to go on from",
         "wandb/": "a run of W&B; `wandb sync` sends it where it was offline",
         "lightning_logs/": "a logger's curves",
         "checkpoints/": "the masks, to go on from",

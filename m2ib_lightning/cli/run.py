@@ -22,6 +22,7 @@ from m2ib_lightning.callbacks import (
     PairProgress,
     PredictionWriter,
     ResultWriter,
+    ScoreWriter,
     close_loggers,
     quiet_loggers,
     settle_loggers,
@@ -29,8 +30,7 @@ from m2ib_lightning.callbacks import (
 from m2ib_lightning.callbacks.summary import Drawing
 from m2ib_lightning.cli.parser import OneLineParser
 from m2ib_lightning.data import PairDataModule, object_names
-from m2ib_lightning.evaluation.evidence import Protocol
-from m2ib_lightning.evaluation.score_writer import ScoreWriter
+from m2ib_lightning.evaluation import Protocol
 from m2ib_lightning.methods import M2IB, AttributionMethod
 from m2ib_lightning.metrics import PairMetric
 from m2ib_lightning.names import parameters, subclasses
@@ -39,7 +39,7 @@ from m2ib_lightning.store.rows import Precision
 TRAINER_VERBS = {
     "fit": "Explain pairs and watch every step: pictures, curves, loggers, checkpoints.",
     "predict": "Explain any number of pairs; a run that was stopped goes on where it was.",
-    "test": "Explain pairs and score the maps, beside random ones.",
+    "test": "Explain pairs and score the maps, beside random, centre and uniform ones.",
 }
 """What each does, in one sentence."""
 

@@ -58,7 +58,7 @@ class PairDataModule(LightningDataModule):
             bad pairs.
 
     Attributes:
-        skip: Ids that `predict` passes over; set it before the loader is asked for.
+        skip: Ids that `predict` and `test` pass over; set it before the loader is asked for.
 
     Raises:
         ValueError: None or several kinds of source are given, or a number is too small.
@@ -177,7 +177,7 @@ class PairDataModule(LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Batches of type `list[Pair]` with their truth, in order."""
-        return self._stream(record=False, truth=True)
+        return self._stream(record=False, truth=True, skip=self.skip)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Batches of type `list[Pair | BadPair]`, without truth, texts of similar length together."""

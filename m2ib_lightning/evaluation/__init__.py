@@ -1,9 +1,9 @@
-"""Methods against metrics on data that carries truth: evidence for each metric, comparisons that resume, intervals."""
+"""What scores a method on data that carries truth: the evidence for each metric, sanity checks, intervals."""
 
 from m2ib_lightning.evaluation.bootstrap import Interval, interval, paired_interval
-from m2ib_lightning.evaluation.comparison import Comparison, compare
+from m2ib_lightning.evaluation.comparison import Comparison
 from m2ib_lightning.evaluation.evaluate import Evaluator, sanity_metrics, standard_metrics
-from m2ib_lightning.evaluation.evidence import Protocol
+from m2ib_lightning.evaluation.protocol import Protocol
 from m2ib_lightning.evaluation.truth import true_tokens
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "Evaluator",
     "Interval",
     "Protocol",
-    "compare",
     "interval",
     "paired_interval",
     "sanity_metrics",

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
+from einops import rearrange, reduce
 from torch import Tensor
 from torch.nn import functional as F
 
 from m2ib_lightning.attribution import Attribution
+from m2ib_lightning.evaluation.protocol import Protocol
 from m2ib_lightning.evaluation.released import first_rows, stripped_scores
 from m2ib_lightning.evaluation.sanity import Sanity
 from m2ib_lightning.evaluation.truth import true_tokens
@@ -23,47 +25,12 @@ BLUR = (11, 5.0)
 """Side and sigma of the Gaussian that an insertion starts from, as RISE has them."""
 
 
-class Protocol(NamedTuple):
-    """How inputs are masked. Every field goes into the tables' caption.
-
-    Attributes:
-        steps: Of an insertion or deletion.
-        masks: Random maskings of which infidelity is the mean error.
-        seed: Of those, and of the order of equal values.
-        name: "corrected", or "as_released" for confidence drop and increase as the released scripts of M2IB compute
-            them, see `released`; the other metrics are the same in both.
-    """
-
-    steps: int = 20
-    masks: int = 32
-    seed: int = 0
-    name: Literal["corrected", "as_released"] = "corrected"
-
-    def checked(self) -> Protocol:
-        """Itself.
-
-        Raises:
-            ValueError: The name is none of the two.
-        """
-        if self.name not in ("corrected", "as_released"):
-            raise ValueError(
-                f"Expected a protocol named 'corrected' or 'as_released' but got {self.name!r}. Remedy: choose one."
-            )
-        return self
-
-    @property
-    def caption(self) -> str:
-        """How tables name it: "protocol: corrected (steps=20, masks=32, seed=0)"."""
-        numbers = ", ".join(f"{key}={value}" for key, value in self._asdict().items() if key != "name")
-        return f"protocol: {self.name} ({numbers})"
-
-
 class BatchEvidence:
     """The evidence of a batch of pairs, each kind computed for all of them when the first is asked for.
 
     Args:
         sanity: The method, and what it says of changed models and inputs.
-        batch: The pairs.
+        batch: The pairs as the model reads them.
         attributions: What the method said of them.
         protocol: How inputs are masked.
     """
@@ -78,7 +45,9 @@ class BatchEvidence:
         self.sanity, self.batch, self.protocol = sanity, batch, protocol
         self.attributions = list(attributions)
         self.truths = [pair.truth for pair in batch.pairs]
-        self._kept: dict[tuple[str, ...], Tensor] = {}
+        self._scored: dict[Modality, tuple[Tensor, Tensor]] = {}
+        self._curves: dict[tuple[Modality, str], Tensor] = {}
+        self._falls: dict[Modality, tuple[Tensor, Tensor]] = {}
 
     def pairs(self) -> list[PairEvidence]:
         """The same, pair by pair, as metrics take it."""
@@ -93,75 +62,76 @@ class BatchEvidence:
         """Cosine similarity as a function of each input."""
         return objectives(self.sanity.method.prepare(), self.batch)
 
-    def masks(self, modality: Modality) -> Tensor:
-        """The maps in [0, 1] at the size of the model's input: (B, H, W), or (B, L) with 0 for special tokens."""
-        key = ("masks", modality)
-        if key not in self._kept:
-            maps = self.maps(modality).clamp(min=0)
-            top = maps.flatten(1).amax(1).clamp(min=torch.finfo(maps.dtype).tiny)
-            self._kept[key] = maps / top.view(-1, *[1] * (maps.ndim - 1))
-        return self._kept[key]
+    def cells(self) -> Tensor:
+        """The raw image maps, a value per patch, (b, gh, gw)."""
+        maps = [a.image_map for a in self.attributions if a.image_map is not None]
+        return torch.from_numpy(np.stack(maps)).to(self.objectives["image"].inputs.device)
 
     def maps(self, modality: Modality) -> Tensor:
-        """The raw maps at the size of the model's input: (B, H, W), or (B, L) with 0 for special tokens."""
+        """The raw maps at the size of the model's input: (b, h, w), or (b, l) with 0 for special tokens."""
         objective = self.objectives[modality]
         if modality == "image":
-            cells = torch.from_numpy(np.stack([a.image_map for a in self.attributions if a.image_map is not None]))
             size = self.batch.pixel_values.shape[-2:]
-            return F.interpolate(cells[:, None], size, mode="bilinear")[:, 0].to(objective.inputs.device)
+            spread = F.interpolate(rearrange(self.cells(), "b gh gw -> b 1 gh gw"), size, mode="bilinear")
+            return rearrange(spread, "b 1 h w -> b h w")
         values = torch.zeros(objective.content.shape)
         for row, a in zip(values, self.attributions, strict=True):
             row[: len(a.tokens)] = torch.from_numpy(np.asarray(a.text_map))
         return values.to(objective.inputs.device) * objective.content
 
-    def masked_scores(self, modality: Modality) -> Tensor:
-        """(B,) cosines with the input multiplied by its map."""
-        key = ("masked", modality)
-        if key not in self._kept:
-            objective = self.objectives[modality]
-            if self.protocol.name == "corrected":
-                self._kept[key] = objective.masked(self.masks(modality)[None])[0]
-            elif modality == "image":
-                self._kept[key] = objective.masked(first_rows(self.maps("image"))[None])[0]
-            else:
-                self._kept["clean", "text"], self._kept[key] = stripped_scores(objective, self.maps("text"))
-        return self._kept[key]
+    def masks(self, modality: Modality) -> Tensor:
+        """The same in [0, 1]: negative values at 0, the largest of each pair at 1."""
+        maps = self.maps(modality).clamp(min=0)
+        top = maps.amax(tuple(range(1, maps.ndim)), keepdim=True)
+        return maps / top.clamp(min=torch.finfo(maps.dtype).tiny)
 
-    def clean_scores(self, modality: Modality) -> Tensor:
-        """(B,) cosines that those of masked inputs of a modality are compared with."""
-        if self.protocol.name == "as_released" and modality == "text":
-            self.masked_scores("text")
-            return self._kept["clean", "text"]
-        return self.objectives[modality].clean
+    def scores(self, modality: Modality) -> tuple[Tensor, Tensor]:
+        """Cosines (b,) of the clean pairs and with the input multiplied by its map, as the protocol reads them."""
+        if modality not in self._scored:
+            self._scored[modality] = self._scores(modality)
+        return self._scored[modality]
 
-    def curves(self, modality: Modality, kind: str) -> Tensor:
-        """(B, steps + 1) cosines along an insertion into a blurred image (a text of no tokens), or a deletion."""
-        key = ("curve", modality, kind)
-        if key not in self._kept:
-            objective = self.objectives[modality]
-            content = objective.content if modality == "text" else torch.ones_like(self.masks(modality)).bool()
-            shown = first_shown(self.maps(modality), content, self.protocol.steps, self.protocol.seed)
-            if kind == "deletion":
-                scores = objective.masked(1 - shown)
-            else:
-                scores = objective.masked(shown, blurred(objective.inputs) if modality == "image" else None)
-            self._kept[key] = scores.T
-        return self._kept[key]
+    def _scores(self, modality: Modality) -> tuple[Tensor, Tensor]:
+        objective = self.objectives[modality]
+        if self.protocol.name == "corrected":
+            masks = self.masks(modality)
+        elif modality == "image":
+            masks = first_rows(self.maps("image"))
+        else:
+            return stripped_scores(objective, self.maps("text"))
+        return objective.clean, objective.masked(rearrange(masks, "b ... -> 1 b ..."))[0]
+
+    def curve(self, modality: Modality, kind: Literal["insertion", "deletion"]) -> Tensor:
+        """Cosines (b, s + 1) along an insertion into a blurred image (a text of no tokens), or a deletion."""
+        if (modality, kind) not in self._curves:
+            self._curves[modality, kind] = self._curve(modality, kind)
+        return self._curves[modality, kind]
+
+    def _curve(self, modality: Modality, kind: Literal["insertion", "deletion"]) -> Tensor:
+        objective, maps = self.objectives[modality], self.maps(modality)
+        content = objective.content if modality == "text" else torch.ones_like(maps, dtype=torch.bool)
+        shown = first_shown(maps, content, self.protocol.steps, self.protocol.seed)
+        start = blurred(objective.inputs) if modality == "image" and kind == "insertion" else None
+        scores = objective.masked(shown if kind == "insertion" else 1 - shown, start)
+        return rearrange(scores, "s b -> b s")
 
     def fidelity(self, modality: Modality) -> tuple[Tensor, Tensor]:
-        """(K, B) twice: the sum of the map over what a random masking hides, and how far the cosine falls."""
+        """Sums of the map over what random maskings hide, and how far the cosine falls, (k, b) each."""
+        if modality not in self._falls:
+            self._falls[modality] = self._fidelity(modality)
+        return self._falls[modality]
+
+    def _fidelity(self, modality: Modality) -> tuple[Tensor, Tensor]:
         objective = self.objectives[modality]
         generator = torch.Generator().manual_seed(self.protocol.seed)
         shape = objective.grid or (objective.tower.length,)
         keep = (torch.rand(self.protocol.masks, 1, *shape, generator=generator) < 0.5).float()
         keep = keep.to(objective.inputs.device)
         if modality == "text":
-            keep, cells = keep[..., : objective.inputs.shape[1]], self.maps("text")
-        else:
-            cells = torch.from_numpy(np.stack([a.image_map for a in self.attributions if a.image_map is not None]))
-            cells = cells.to(keep.device)
-        predicted = ((1 - keep) * cells).flatten(2).sum(-1)
-        return predicted, objective.clean - objective.masked(keep)
+            keep = keep[..., : objective.inputs.shape[1]]
+        values = self.cells() if modality == "image" else self.maps("text")
+        hidden = reduce((1 - keep) * values, "k b ... -> k b", "sum")
+        return hidden, objective.clean - objective.masked(keep)
 
 
 class PairEvidence:
@@ -178,10 +148,14 @@ class PairEvidence:
             return None if a.text_map is None else torch.from_numpy(a.text_map)
         return None if a.image_map is None or self.known.mask is None else spread(a, self.known.mask.shape)
 
-    def heatmap(self) -> Tensor | None:
+    def heatmap(self, modality: Modality) -> Tensor | None:
         """The image map in [0, 1]."""
-        raw = self.saliency("image")
+        raw = self.saliency("image") if modality == "image" else None
         return None if raw is None else raw.clamp(min=0) / raw.amax().clamp(min=torch.finfo(raw.dtype).tiny)
+
+    def values(self, modality: Modality) -> Tensor | None:
+        """The raw map as the method gave it, special tokens left out."""
+        return flat_map(self.attribution, modality) if self.batch.explained(modality) else None
 
     def truth(self, modality: Modality) -> Tensor | None:
         """What should be found."""
@@ -190,51 +164,60 @@ class PairEvidence:
         spans = self.known.spans
         return None if spans is None else torch.from_numpy(true_tokens(self.attribution, spans))
 
-    def content(self) -> Tensor:
-        """Tokens without special ones."""
-        return torch.from_numpy(~self.attribution.special)
+    def content(self, modality: Modality) -> Tensor | None:
+        """The text's tokens without special ones."""
+        return torch.from_numpy(~self.attribution.special) if modality == "text" else None
 
     def score(self, modality: Modality) -> Tensor | None:
         """Cosine of the clean pair, as the protocol reads its text."""
-        return known(self.batch.clean_scores(modality)[self.index]) if self.batch.explained(modality) else None
+        return known(self.batch.scores(modality)[0][self.index]) if self.batch.explained(modality) else None
 
     def masked_score(self, modality: Modality) -> Tensor | None:
         """Cosine with the input multiplied by its map."""
-        return known(self.batch.masked_scores(modality)[self.index]) if self.batch.explained(modality) else None
+        return known(self.batch.scores(modality)[1][self.index]) if self.batch.explained(modality) else None
 
-    def curve(self, modality: Modality, kind: str) -> Tensor | None:
-        """Cosines along an insertion or deletion."""
-        return self.batch.curves(modality, kind)[self.index].cpu() if self.batch.explained(modality) else None
+    def insertion(self, modality: Modality) -> Tensor | None:
+        """Cosines along an insertion."""
+        return self.batch.curve(modality, "insertion")[self.index].cpu() if self.batch.explained(modality) else None
 
-    def other_map(self, modality: Modality, kind: str) -> tuple[Tensor, Tensor] | None:
-        """The map and that of a randomised model or of a nonsense text."""
-        if not self.batch.explained(modality) or (kind == "nonsense" and modality == "text"):
+    def deletion(self, modality: Modality) -> Tensor | None:
+        """Cosines along a deletion."""
+        return self.batch.curve(modality, "deletion")[self.index].cpu() if self.batch.explained(modality) else None
+
+    def randomised(self, modality: Modality) -> Tensor | None:
+        """The map of a randomised model."""
+        if not self.batch.explained(modality):
             return None
-        other = self.batch.sanity.maps(self.batch.batch, kind)[self.index]
-        return flat_map(self.attribution, modality), flat_map(other, modality)
+        return flat_map(self.batch.sanity.randomised(self.batch.batch)[self.index], modality)
 
-    def layers(self, modality: Modality) -> list[float] | None:
+    def nonsense(self, modality: Modality) -> Tensor | None:
+        """The image map for a nonsense text."""
+        if modality == "text" or not self.batch.explained(modality):
+            return None
+        return flat_map(self.batch.sanity.nonsense(self.batch.batch)[self.index], modality)
+
+    def by_layer(self, modality: Modality) -> Tensor | None:
         """Spearman with the map of the model randomised down to each of `sanity.parts`, nan for a constant map."""
         if not self.batch.explained(modality):
             return None
         others = [some[self.index] for some in self.batch.sanity.cascade(self.batch.batch)]
         own = flat_map(self.attribution, modality)
-        return [float(spearman(own, flat_map(other, modality))) for other in others]
+        return torch.stack([spearman(own, flat_map(other, modality)) for other in others])
 
-    def perturbed(self, modality: Modality) -> tuple[Tensor, Tensor] | None:
-        """The map and those of noisy images; a text cannot be changed a little."""
+    def perturbed(self, modality: Modality) -> Tensor | None:
+        """The maps of noisy images; a text cannot be changed a little."""
         if modality == "text" or not self.batch.explained(modality):
             return None
         others = self.batch.sanity.noisy(self.batch.batch)
-        rows = torch.stack([flat_map(some[self.index], modality) for some in others])
-        return flat_map(self.attribution, modality), rows
+        return torch.stack([flat_map(some[self.index], modality) for some in others])
 
-    def fidelity(self, modality: Modality) -> tuple[Tensor, Tensor] | None:
-        """Predicted and actual falls."""
-        if not self.batch.explained(modality):
-            return None
-        predicted, actual = self.batch.fidelity(modality)
-        return predicted[:, self.index].cpu(), actual[:, self.index].cpu()
+    def predicted_falls(self, modality: Modality) -> Tensor | None:
+        """Sums of the map over what random maskings hide."""
+        return self.batch.fidelity(modality)[0][:, self.index].cpu() if self.batch.explained(modality) else None
+
+    def falls(self, modality: Modality) -> Tensor | None:
+        """How far the cosine falls under these maskings."""
+        return self.batch.fidelity(modality)[1][:, self.index].cpu() if self.batch.explained(modality) else None
 
 
 def known(value: Tensor) -> Tensor | None:
@@ -243,7 +226,7 @@ def known(value: Tensor) -> Tensor | None:
 
 
 def flat_map(attribution: Attribution, modality: Modality) -> Tensor:
-    """The raw values of a map, special tokens left out, (N,)."""
+    """The raw values of a map, special tokens left out, (n,)."""
     if modality == "image":
         return torch.from_numpy(np.asarray(attribution.image_map)).flatten()
     return torch.from_numpy(np.asarray(attribution.text_map)[~attribution.special])
@@ -262,27 +245,27 @@ def spread(attribution: Attribution, size: tuple[int, ...]) -> Tensor:
 
 
 def first_shown(maps: Tensor, content: Tensor, steps: int, seed: int) -> Tensor:
-    """(steps + 1, B, ...) of 0 and 1: the round(n s / steps) highest of n values at step s, equal ones at random.
+    """(s + 1, b, ...) of 0 and 1: the round(n s / steps) highest of n values at step s, equal ones at random.
 
     Args:
-        maps: (B, ...).
-        content: (B, ...) bool, the values that take part; the others are 1 always.
-        steps: So many equal ones.
-        seed: Of the order of equal values.
+        maps: Values (b, ...).
+        content: The values that take part, (b, ...) bool; the others are 1 always.
+        steps: How many equal steps there are.
+        seed: The order of equal values follows from it.
     """
-    values, part = maps.flatten(1), content.flatten(1)
+    values, part = rearrange(maps, "b ... -> b (...)"), rearrange(content, "b ... -> b (...)")
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.rand(values.shape[1], generator=generator).argsort().to(maps.device)
     ordered = values.masked_fill(~part, -torch.inf)[:, shuffled].argsort(dim=1, descending=True, stable=True)
     place = torch.empty_like(ordered)
     place[:, shuffled] = ordered.argsort(1)
-    share = torch.linspace(0, 1, steps + 1, device=maps.device)[:, None]
-    count = (share * part.sum(1)).round()[..., None]
+    share = rearrange(torch.linspace(0, 1, steps + 1, device=maps.device), "s -> s 1 1")
+    count = (share * reduce(part.long(), "b n -> b 1", "sum")).round()
     return ((place < count) | ~part).float().unflatten(-1, maps.shape[1:])
 
 
 def blurred(pixels: Tensor) -> Tensor:
-    """Pixels (B, C, H, W) through a Gaussian, edges reflected."""
+    """Pixels (b, c, h, w) through a Gaussian, edges reflected."""
     side, sigma = BLUR
     offsets = torch.arange(side, device=pixels.device, dtype=torch.float64) - side // 2
     kernel = (-(offsets**2) / (2 * sigma**2)).exp()

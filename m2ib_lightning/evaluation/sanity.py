@@ -26,11 +26,11 @@ class Sanity:
     """A method and its twins. The maps of the last batch are kept, since several metrics ask for them.
 
     Args:
-        method: Explained with.
-        share: Of the model's weights that are randomised, counted from the top; 1 for all.
-        radius: Of the uniform noise on normalised pixels, as Captum's sensitivity has it.
-        samples: Noisy copies of each image.
-        seed: Of the random weights and of the noise.
+        method: The method that explains.
+        share: How many of the model's weights are randomised, counted from the top, above 0 and at most 1.
+        radius: How far the uniform noise on normalised pixels goes to either side, as Captum's sensitivity has it.
+        samples: How many noisy copies of each image are explained.
+        seed: The random weights and the noise follow from it.
     """
 
     def __init__(
@@ -40,16 +40,20 @@ class Sanity:
         self._twin: AttributionMethod | None = None
         self._kept: tuple[PairBatch | None, dict[str, list[list[Attribution]]]] = (None, {})
 
-    def maps(self, batch: PairBatch, kind: str) -> list[Attribution]:
-        """Of each pair, by the "randomised" model or for the "nonsense" text."""
+    def randomised(self, batch: PairBatch) -> list[Attribution]:
+        """What the method says of each pair about a model with random weights."""
         kept = self._of(batch)
-        if kind not in kept:
-            if kind == "randomised":
-                kept[kind] = [self.twin().attribute(batch)]
-            else:
-                pairs = [Pair(pair.id, pair.image, NONSENSE, pair.source) for pair in batch.pairs]
-                kept[kind] = [self.method.attribute(self.method.prepare().preprocess_pairs(pairs))]
-        return kept[kind][0]
+        if "randomised" not in kept:
+            kept["randomised"] = [self.twin().attribute(batch)]
+        return kept["randomised"][0]
+
+    def nonsense(self, batch: PairBatch) -> list[Attribution]:
+        """What the method says of each picture beside a nonsense text."""
+        kept = self._of(batch)
+        if "nonsense" not in kept:
+            pairs = [Pair(pair.id, pair.image, NONSENSE, pair.source) for pair in batch.pairs]
+            kept["nonsense"] = [self.method.attribute(self.method.prepare().preprocess_pairs(pairs))]
+        return kept["nonsense"][0]
 
     def noisy(self, batch: PairBatch) -> list[list[Attribution]]:
         """Of each noisy copy of the images, of each pair; all pairs get the same noise."""
@@ -75,7 +79,7 @@ class Sanity:
     def cascade(self, batch: PairBatch) -> list[list[Attribution]]:
         """Of each part of `parts`, of each pair: by the model whose weights are random from the top down to that part.
 
-        Cascading randomisation (Adebayo et al., 2018). With share 1 the last is `maps(batch, "randomised")`.
+        Cascading randomisation (Adebayo et al., 2018). With share 1 the last is `randomised(batch)`.
         """
         kept = self._of(batch)
         if "cascade" not in kept:

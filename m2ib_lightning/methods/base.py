@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import lightning.pytorch as pl
 import torch
@@ -16,6 +16,20 @@ from m2ib_lightning.checks import check_at_least as check_at_least
 from m2ib_lightning.types import BadPair, Modality, Pair, PairBatch
 
 MODALITIES: tuple[Modality, ...] = ("image", "text")
+
+
+class Explained(TypedDict):
+    """A batch as `test_step` hands it on, so that it is preprocessed once.
+
+    Attributes:
+        inputs: The pairs as the model reads them.
+        attributions: What the method said of them, in their order.
+        seconds: What preprocessing and explaining all of them took.
+    """
+
+    inputs: PairBatch
+    attributions: list[Attribution]
+    seconds: float
 
 
 class AttributionMethod(pl.LightningModule):
@@ -125,11 +139,16 @@ class AttributionMethod(pl.LightningModule):
                 bad[pair.id] = BadPair(pair.id, pair.text, pair.source, str(problem))
         return backbone.preprocess_pairs(readable) if readable else None, bad
 
-    def test_step(self, batch: Sequence[Pair], batch_idx: int) -> dict[str, Any]:
-        """Explain the pairs of a batch for whoever scores them: "attributions", and "seconds" for all of them."""
+    def test_step(self, batch: Sequence[Pair], batch_idx: int) -> Explained:
+        """Explain the pairs of a batch for the callback that scores them.
+
+        Raises:
+            ValueError: The model cannot read a pair.
+        """
         start = time.perf_counter()
-        attributions = self.predict_step(batch, batch_idx)
-        return {"attributions": attributions, "seconds": time.perf_counter() - start}
+        inputs = self.prepare().preprocess_pairs(batch)
+        attributions = self.attribute(inputs)
+        return Explained(inputs=inputs, attributions=attributions, seconds=time.perf_counter() - start)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the backbone out."""

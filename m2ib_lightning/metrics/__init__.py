@@ -4,7 +4,6 @@ from m2ib_lightning.metrics.base import Evidence, PairMetric
 from m2ib_lightning.metrics.confidence import ConfidenceDrop, ConfidenceIncrease, confidence_drop, confidence_increase
 from m2ib_lightning.metrics.contrast_to_noise import (
     ContrastToNoiseRatio,
-    SignedContrastToNoiseRatio,
     contrast_to_noise_ratio,
     signed_contrast_to_noise_ratio,
 )
@@ -38,7 +37,6 @@ __all__ = [
     "RandomisationSimilarity",
     "RelevanceMassAccuracy",
     "RelevanceRankAccuracy",
-    "SignedContrastToNoiseRatio",
     "TokenAUROC",
     "TokenMassAccuracy",
     "area_under_curve",

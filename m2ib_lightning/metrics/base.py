@@ -23,52 +23,71 @@ class Evidence(Protocol):
     """
 
     def saliency(self, modality: Modality) -> Tensor | None:
-        """The raw map: (H, W) of the image at the size of its truth, (L,) of the text."""
+        """The raw map: (h, w) of the image at the size of its truth, (l,) of the text."""
 
-    def heatmap(self) -> Tensor | None:
-        """(H, W) in [0, 1], the image map with negative values at 0 and the largest at 1."""
+    def heatmap(self, modality: Modality) -> Tensor | None:
+        """The image map in [0, 1], (h, w), negative values at 0 and the largest at 1; a text has none."""
+
+    def values(self, modality: Modality) -> Tensor | None:
+        """The raw map as the method gave it, special tokens left out, (n,)."""
 
     def truth(self, modality: Modality) -> Tensor | None:
-        """Bool, (H, W) or (L,): what should be found."""
+        """What should be found, (h, w) or (l,) bool."""
 
-    def content(self) -> Tensor:
-        """(L,) bool, the text's tokens without special ones."""
+    def content(self, modality: Modality) -> Tensor | None:
+        """Which tokens of the text are no special ones, (l,) bool; an image has none."""
 
     def score(self, modality: Modality) -> Tensor | None:
-        """() cosine similarity of the clean pair, which `masked_score` of this modality is compared with."""
+        """Cosine similarity of the clean pair, which `masked_score` of this modality is compared with, ()."""
 
     def masked_score(self, modality: Modality) -> Tensor | None:
-        """() cosine similarity with one input multiplied by its map in [0, 1]."""
+        """Cosine similarity with the input multiplied by its map in [0, 1], ()."""
 
-    def curve(self, modality: Modality, kind: str) -> Tensor | None:
-        """(S + 1,) cosine similarities along an "insertion" or a "deletion"."""
+    def insertion(self, modality: Modality) -> Tensor | None:
+        """Cosine similarities while the most relevant parts are put into a blurred or empty input, (s + 1,)."""
 
-    def other_map(self, modality: Modality, kind: str) -> tuple[Tensor, Tensor] | None:
-        """(map, map of the same pair under a change), (N,) each: kind "randomised" (weights) or "nonsense" (text)."""
+    def deletion(self, modality: Modality) -> Tensor | None:
+        """Cosine similarities while the most relevant parts are taken out of the input, (s + 1,)."""
 
-    def perturbed(self, modality: Modality) -> tuple[Tensor, Tensor] | None:
-        """(map, maps of slightly different inputs), (N,) and (K, N)."""
+    def randomised(self, modality: Modality) -> Tensor | None:
+        """What `values` are for a model with random weights, (n,)."""
 
-    def fidelity(self, modality: Modality) -> tuple[Tensor, Tensor] | None:
-        """(changes that the map predicts, changes of the score), (K,) each, under perturbations of the input."""
+    def nonsense(self, modality: Modality) -> Tensor | None:
+        """What `values` of the image are for an unrelated text, (n,)."""
+
+    def by_layer(self, modality: Modality) -> Tensor | None:
+        """Spearman of `values` and those of models randomised from the top down to each part, (parts,)."""
+
+    def perturbed(self, modality: Modality) -> Tensor | None:
+        """What `values` are for slightly different images, (k, n)."""
+
+    def predicted_falls(self, modality: Modality) -> Tensor | None:
+        """Sums of the map over what random maskings hide, (k,)."""
+
+    def falls(self, modality: Modality) -> Tensor | None:
+        """How far the cosine similarity falls under these maskings, (k,)."""
 
 
 class PairMetric(Metric):
     """Holds one value per pair; `compute` is their mean, nan where there is none.
 
-    A further metric is one class in one file that names a pure function and says what of a pair the function takes.
+    A further metric is one class in one file that names a pure function and what of a pair the function takes.
 
     Args:
         modality: Whose map is scored, where the metric is for both.
 
     Attributes:
         function: The pure function: tensors to one value per pair, nan for a pair to leave out.
-        unit: Of the value.
+        takes: What the function takes, in order, each by its name in `Evidence`.
+        keeps: What is written beside the value, a list for each pair, by its name in `Evidence`.
+        unit: What the value is measured in, "" for a share.
         bounds: The smallest and the largest value possible.
-        higher_is_better: The direction.
+        higher_is_better: Whether a larger value speaks for a map.
     """
 
     function: ClassVar[Callable[..., Tensor]]
+    takes: ClassVar[tuple[str, ...]]
+    keeps: tuple[str, ...] = ()
     unit: ClassVar[str] = ""
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     higher_is_better = True
@@ -87,11 +106,22 @@ class PairMetric(Metric):
         return f"{self.modality}/{type(self).__name__}"
 
     def inputs(self, evidence: Evidence) -> tuple[Tensor, ...] | None:
-        """What the function takes of a pair, or None if the pair does not have it."""
-        raise NotImplementedError
+        """What the function takes of a pair, or None if the pair does not have all of it."""
+        found: list[Tensor] = []
+        for name in self.takes:
+            part = getattr(evidence, name)(self.modality)
+            if part is None:
+                return None
+            found.append(part)
+        return tuple(found)
+
+    def kept(self, evidence: Evidence) -> dict[str, list[float] | None]:
+        """What is written of a pair beside its value: "image/insertion", for example."""
+        found = {name: getattr(evidence, name)(self.modality) for name in self.keeps}
+        return {f"{self.modality}/{name}": None if of is None else of.tolist() for name, of in found.items()}
 
     def values_of(self, *inputs: Tensor) -> Tensor:
-        """The function's value for each pair."""
+        """The function's value for each pair, (pairs,) or ()."""
         return type(self).function(*inputs)
 
     def update(self, *inputs: Tensor) -> None:
@@ -110,13 +140,13 @@ class PairMetric(Metric):
 
     @property
     def values(self) -> Tensor:
-        """(pairs,) every value kept, nan for pairs left out."""
+        """Every value kept, nan for pairs left out, (pairs,)."""
         kept = self.per_pair
         return torch.cat(list(kept)) if isinstance(kept, list) and kept else torch.as_tensor(kept).reshape(-1).float()
 
     @property
     def left_out(self) -> int:
-        """Pairs without a value."""
+        """How many pairs have no value."""
         return int(self.values.isnan().sum())
 
     def compute(self) -> Tensor:

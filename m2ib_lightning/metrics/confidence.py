@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from m2ib_lightning.metrics.base import Evidence, PairMetric
+from m2ib_lightning.metrics.base import PairMetric
 
 
 def confidence_drop(original: Tensor, explained: Tensor) -> Tensor:
@@ -27,12 +27,8 @@ def confidence_increase(original: Tensor, explained: Tensor) -> Tensor:
 
 
 class _Confidence(PairMetric):
+    takes = ("score", "masked_score")
     bounds = (0.0, 100.0)
-
-    def inputs(self, evidence: Evidence) -> tuple[Tensor, ...] | None:
-        """The two scores."""
-        explained, score = evidence.masked_score(self.modality), evidence.score(self.modality)
-        return None if explained is None or score is None else (score, explained)
 
 
 class ConfidenceDrop(_Confidence):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from m2ib_lightning.metrics.base import Evidence, PairMetric, check_map, left_out
+from m2ib_lightning.metrics.base import PairMetric, check_map, left_out
 
 
 def signed_contrast_to_noise_ratio(saliency: Tensor, truth: Tensor) -> Tensor:
@@ -48,16 +48,5 @@ class ContrastToNoiseRatio(PairMetric):
     """Contrast of the image map between truth and rest over its noise; higher is better, and the sign is ignored."""
 
     function = contrast_to_noise_ratio
+    takes = ("saliency", "truth")
     bounds = (0.0, float("inf"))
-
-    def inputs(self, evidence: Evidence) -> tuple[Tensor, ...] | None:
-        """Map and truth of the image."""
-        saliency, truth = evidence.saliency("image"), evidence.truth("image")
-        return None if saliency is None or truth is None else (saliency, truth)
-
-
-class SignedContrastToNoiseRatio(ContrastToNoiseRatio):
-    """The same with its sign: negative where the truth is darker than the rest."""
-
-    function = signed_contrast_to_noise_ratio
-    bounds = (-float("inf"), float("inf"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from m2ib_lightning.metrics.base import Evidence, PairMetric, check_map
+from m2ib_lightning.metrics.base import PairMetric, check_map
 
 
 def max_sensitivity(saliency: Tensor, perturbed: Tensor) -> Tensor:
@@ -50,22 +50,16 @@ class MaxSensitivity(PairMetric):
     """Largest relative change of the map when the input changes a little; lower is better."""
 
     function = max_sensitivity
+    takes = ("values", "perturbed")
     bounds = (0.0, float("inf"))
     higher_is_better = False
-
-    def inputs(self, evidence: Evidence) -> tuple[Tensor, ...] | None:
-        """The map and those of the changed inputs."""
-        return evidence.perturbed(self.modality)
 
 
 class Infidelity(PairMetric):
     """Squared error of the changes of the score that the map predicts, up to a factor; lower is better."""
 
     function = infidelity
+    takes = ("predicted_falls", "falls")
     unit = "cos²"
     bounds = (0.0, float("inf"))
     higher_is_better = False
-
-    def inputs(self, evidence: Evidence) -> tuple[Tensor, ...] | None:
-        """Predicted and actual changes."""
-        return evidence.fidelity(self.modality)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from m2ib_lightning.metrics.base import Evidence, PairMetric, check_map, left_out
+from m2ib_lightning.metrics.base import PairMetric, check_map, left_out
 from m2ib_lightning.types import Modality
 
 
@@ -64,11 +64,6 @@ def _ranks(values: Tensor) -> Tensor:
 class _MapSimilarity(PairMetric):
     bounds = (-1.0, 1.0)
     higher_is_better = False
-    kind: str
-
-    def inputs(self, evidence: Evidence) -> tuple[Tensor, ...] | None:
-        """The map and the map under the change."""
-        return evidence.other_map(self.modality, self.kind)
 
 
 class RandomisationSimilarity(_MapSimilarity):
@@ -77,15 +72,16 @@ class RandomisationSimilarity(_MapSimilarity):
     Args:
         modality: Whose map.
         by_layer: Whether rows also hold the values for the model randomised from the top down to each part, one
-            explanation each: "layers/image/randomised". The last of them, where all is random, is the metric's value.
+            explanation each: "image/by_layer". The last of them, where all is random, is the metric's value.
     """
 
     function = spearman
-    kind = "randomised"
+    takes = ("values", "randomised")
 
     def __init__(self, modality: Modality | None = None, by_layer: bool = False) -> None:
         super().__init__(modality)
         self.by_layer = by_layer
+        self.keeps = ("by_layer",) if by_layer else ()
 
 
 class NonsensePrompt(_MapSimilarity):
@@ -97,4 +93,4 @@ class NonsensePrompt(_MapSimilarity):
     """
 
     function = pearson
-    kind = "nonsense"
+    takes = ("values", "nonsense")

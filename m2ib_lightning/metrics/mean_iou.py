@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from m2ib_lightning.metrics.base import Evidence, PairMetric, check_map, left_out
+from m2ib_lightning.metrics.base import PairMetric, check_map, left_out
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
@@ -42,8 +42,4 @@ class MeanIoU(PairMetric):
     """Mean overlap of the image map with the truth over thresholds .1 to .5 of its largest value; higher is better."""
 
     function = mean_iou
-
-    def inputs(self, evidence: Evidence) -> tuple[Tensor, ...] | None:
-        """Map in [0, 1] and truth of the image."""
-        heatmap, truth = evidence.heatmap(), evidence.truth("image")
-        return None if heatmap is None or truth is None else (heatmap, truth)
+    takes = ("heatmap", "truth")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from m2ib_lightning.metrics.base import Evidence, PairMetric
+from m2ib_lightning.metrics.base import PairMetric
 
 
 def area_under_curve(curve: Tensor) -> Tensor:
@@ -35,22 +35,16 @@ class _CurveMetric(PairMetric):
     function = area_under_curve
     unit = "cos"
     bounds = (-1.0, 1.0)
-    kind: str
-
-    def inputs(self, evidence: Evidence) -> tuple[Tensor, ...] | None:
-        """The curve."""
-        curve = evidence.curve(self.modality, self.kind)
-        return None if curve is None else (curve,)
 
 
 class InsertionAUC(_CurveMetric):
     """Area under the cosine while the most relevant pixels (tokens) are inserted; higher is better."""
 
-    kind = "insertion"
+    takes = keeps = ("insertion",)
 
 
 class DeletionAUC(_CurveMetric):
     """Area under the cosine while the most relevant pixels (tokens) are deleted; lower is better."""
 
-    kind = "deletion"
+    takes = keeps = ("deletion",)
     higher_is_better = False

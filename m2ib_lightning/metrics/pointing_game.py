@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from m2ib_lightning.metrics.base import Evidence, PairMetric, check_map, left_out
+from m2ib_lightning.metrics.base import PairMetric, check_map, left_out
 
 
 def pointing_game(saliency: Tensor, truth: Tensor, tolerance: int = 0) -> Tensor:
@@ -47,6 +47,7 @@ class PointingGame(PairMetric):
     """
 
     function = pointing_game
+    takes = ("saliency", "truth")
 
     def __init__(self, tolerance: int = 0) -> None:
         super().__init__()
@@ -56,8 +57,3 @@ class PointingGame(PairMetric):
         """The function, with the tolerance."""
         saliency, truth = inputs
         return pointing_game(saliency, truth, self.tolerance)
-
-    def inputs(self, evidence: Evidence) -> tuple[Tensor, ...] | None:
-        """Map and truth of the image."""
-        saliency, truth = evidence.saliency("image"), evidence.truth("image")
-        return None if saliency is None or truth is None else (saliency, truth)

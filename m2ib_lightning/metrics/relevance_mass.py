@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from m2ib_lightning.metrics.base import Evidence, PairMetric, check_map, left_out
+from m2ib_lightning.metrics.base import PairMetric, check_map, left_out
 
 
 def mass_accuracy(saliency: Tensor, truth: Tensor, among: Tensor) -> Tensor:
@@ -64,20 +64,12 @@ class RelevanceMassAccuracy(PairMetric):
     """Share of the image map's mass on the truth; higher is better."""
 
     function = relevance_mass_accuracy
-
-    def inputs(self, evidence: Evidence) -> tuple[Tensor, ...] | None:
-        """Map and truth of the image."""
-        saliency, truth = evidence.saliency("image"), evidence.truth("image")
-        return None if saliency is None or truth is None else (saliency, truth)
+    takes = ("saliency", "truth")
 
 
 class TokenMassAccuracy(PairMetric):
     """Share of the text map's mass on the true tokens; higher is better."""
 
     function = token_mass_accuracy
+    takes = ("saliency", "truth", "content")
     modality = "text"
-
-    def inputs(self, evidence: Evidence) -> tuple[Tensor, ...] | None:
-        """Map and truth of the text, and which tokens are content."""
-        saliency, truth = evidence.saliency("text"), evidence.truth("text")
-        return None if saliency is None or truth is None else (saliency, truth, evidence.content())

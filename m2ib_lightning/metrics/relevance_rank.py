@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from m2ib_lightning.metrics.base import Evidence, PairMetric, check_map, left_out
+from m2ib_lightning.metrics.base import PairMetric, check_map, left_out
 
 
 def relevance_rank_accuracy(saliency: Tensor, truth: Tensor) -> Tensor:
@@ -38,8 +38,4 @@ class RelevanceRankAccuracy(PairMetric):
     """Share of the as many highest pixels as the truth has that lie on it; higher is better."""
 
     function = relevance_rank_accuracy
-
-    def inputs(self, evidence: Evidence) -> tuple[Tensor, ...] | None:
-        """Map and truth of the image."""
-        saliency, truth = evidence.saliency("image"), evidence.truth("image")
-        return None if saliency is None or truth is None else (saliency, truth)
+    takes = ("saliency", "truth")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from m2ib_lightning.metrics.base import Evidence, PairMetric, check_map, left_out
+from m2ib_lightning.metrics.base import PairMetric, check_map, left_out
 
 
 def token_auroc(saliency: Tensor, truth: Tensor, content: Tensor) -> Tensor:
@@ -38,9 +38,5 @@ class TokenAUROC(PairMetric):
     """Area under the ROC curve of the text map for the true tokens; higher is better."""
 
     function = token_auroc
+    takes = ("saliency", "truth", "content")
     modality = "text"
-
-    def inputs(self, evidence: Evidence) -> tuple[Tensor, ...] | None:
-        """Map and truth of the text, and which tokens are content."""
-        saliency, truth = evidence.saliency("text"), evidence.truth("text")
-        return None if saliency is None or truth is None else (saliency, truth, evidence.content())

@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING, NamedTuple
 from m2ib_lightning.evaluation.bootstrap import Interval, interval, paired_interval
 from m2ib_lightning.evaluation.comparison import Comparison
 from m2ib_lightning.metrics import PairMetric
+from m2ib_lightning.types import Modality
 
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
+
+
+MARK = "✗"
+"""Stands at a metric that a control wins."""
+
+MARKED = f"{MARK} a control, which knows nothing of the pair, wins: the metric ranks nothing"
+"""What the mark says."""
 
 
 class Column(NamedTuple):
@@ -35,23 +43,29 @@ def scores_tables(comparison: Comparison, width: int | None = None) -> list[Tabl
         comparison: What was found.
         width: Of the terminal, in characters; methods that do not fit go into further tables.
     """
-    metrics = measured_metrics(comparison)
+    metrics = [metric for group in groups(comparison) if not group.apart for metric in group.metrics]
+    metrics += [metric for group in groups(comparison) if group.apart for metric in group.metrics]
     found = {metric.name: means(comparison, metric) for metric in metrics}
     best = {metric.name: best_of(found[metric.name], metric) for metric in metrics}
-    names = [f"{m.name} {arrow(m)}" + (f" ({m.unit})" if m.unit else "") for m in metrics]
+    names = [row_name(m) + f" {MARK}" * bool(won_by_control(comparison, m)) for m in metrics]
     columns = []
     for method in comparison.methods:
         cells: list[str | Text] = [
             _cell(of[method], "bold" if best[name] == method else "", between=" ") for name, of in found.items()
         ]
         columns.append(Column(method, [*cells, f"{comparison.values(method, 'seconds').mean():.3f}"]))
-    return _tables(Column("mean (95 % interval)", [*names, "seconds per pair ↓"]), columns, comparison, width)
+    tables = _tables(Column("mean (95 % interval)", [*names, "seconds per pair ↓"]), columns, comparison, width)
+    if any(won_by_control(comparison, metric) for metric in metrics):
+        for table in tables:
+            table.caption = f"{table.caption}\n{MARKED}"
+    return tables
 
 
 def comparison_tables(comparison: Comparison, width: int | None = None) -> list[Table]:
     """For image and text a table with a row per method and a column per metric: the mean, below it its interval.
 
-    The best mean of a column is bold; intervals are 95 % bootstrap intervals over pairs.
+    The best mean of a column is bold; intervals are 95 % bootstrap intervals over pairs. Metrics that a control wins
+    are in tables of their own, which name the control.
 
     Args:
         comparison: What was found.
@@ -59,15 +73,16 @@ def comparison_tables(comparison: Comparison, width: int | None = None) -> list[
     """
     tables = []
     seconds = [f"{comparison.values(method, 'seconds').mean():.3f}" for method in comparison.methods]
-    for modality, metrics in by_modality(comparison).items():
+    for group in groups(comparison):
         columns = []
-        for metric in metrics:
+        for metric in group.metrics:
             found = means(comparison, metric)
             best = best_of(found, metric)
             cells = [_cell(of, "bold" if method == best else "") for method, of in found.items()]
-            columns.append(Column(header(metric), cells))
-        columns.append(Column("seconds\nper pair", seconds))
-        names = Column(f"{modality}\nmean, 95 % interval", comparison.methods)
+            columns.append(Column(header(metric) + _winner(comparison, metric), cells))
+        if not group.apart:
+            columns.append(Column("seconds\nper pair", seconds))
+        names = Column(f"{group.title}\nmean, 95 % interval", comparison.methods)
         tables += _tables(names, columns, comparison, width)
     return tables
 
@@ -84,22 +99,75 @@ def difference_tables(comparison: Comparison, against: str, width: int | None = 
     """
     tables = []
     others = [method for method in comparison.methods if method != against]
-    for modality, metrics in by_modality(comparison).items():
+    for group in groups(comparison):
         columns = []
-        for metric in metrics:
+        for metric in group.metrics:
             found = [difference(comparison, metric, against, method) for method in others]
             styles = [{1: "green", -1: "red", 0: ""}[verdict(of, metric)] for of in found]
             cells = [_cell(of, style, sign="+") for of, style in zip(found, styles, strict=True)]
             columns.append(Column(header(metric), cells))
-        tables += _tables(Column(f"{modality}\n{against} minus", others), columns, comparison, width)
+        tables += _tables(Column(f"{group.title}\n{against} minus", others), columns, comparison, width)
     return tables
 
 
-def by_modality(comparison: Comparison) -> dict[str, list[PairMetric]]:
-    """The metrics that have a value for some pair, of the image and of the text."""
+class Group(NamedTuple):
+    """Metrics that stand in one table.
+
+    Attributes:
+        modality: The tower whose maps they score.
+        apart: Whether a control wins each of them, so that they rank nothing.
+        metrics: The metrics, one or more.
+    """
+
+    modality: Modality
+    apart: bool
+    metrics: list[PairMetric]
+
+    @property
+    def title(self) -> str:
+        """What stands over the table: "image", or "image, ranks nothing"."""
+        return self.modality + ", ranks nothing" * self.apart
+
+
+def groups(comparison: Comparison) -> list[Group]:
+    """The metrics that have a value for some pair: of image and text, those that rank methods and those that do not."""
     measured = measured_metrics(comparison)
-    groups = {modality: [m for m in measured if m.modality == modality] for modality in ("image", "text")}
-    return {modality: metrics for modality, metrics in groups.items() if metrics}
+    modalities: tuple[Modality, ...] = ("image", "text")
+    found = [
+        Group(
+            modality,
+            apart,
+            [m for m in measured if m.modality == modality and bool(won_by_control(comparison, m)) == apart],
+        )
+        for modality in modalities
+        for apart in (False, True)
+    ]
+    return [group for group in found if group.metrics]
+
+
+def won_by_control(comparison: Comparison, metric: PairMetric) -> str:
+    """The control whose mean of a metric no method beats, "" if there is none.
+
+    Such a metric ranks nothing: who knows nothing of a pair is at the top of its table.
+    """
+    found = means(comparison, metric)
+    first = best_of({m: of for m, of in found.items() if m in comparison.controls}, metric)
+    best = best_of({m: of for m, of in found.items() if m not in comparison.controls}, metric)
+    if not first or not best:
+        return ""
+    ahead = found[first].mean - found[best].mean
+    return first if (ahead if metric.higher_is_better else -ahead) >= 0 else ""
+
+
+def _winner(comparison: Comparison, metric: PairMetric) -> str:
+    """A line of the header that names the control which wins, if there is one."""
+    winner = won_by_control(comparison, metric)
+    return f"\n{MARK} {winner}" if winner else ""
+
+
+def row_name(metric: PairMetric) -> str:
+    """A metric as a row is called: "text/ConfidenceDrop ↓ (100 cos)"."""
+    return f"{metric.name} {arrow(metric)}" + (f" ({metric.unit})" if metric.unit else "")
 
 
 def header(metric: PairMetric) -> str:

@@ -46,6 +46,6 @@ def test_a_value_per_part_and_the_last_is_the_metric():
     pairs = [Pair("a", scene.image, scene.caption)]
     metrics = [RandomisationSimilarity("image", by_layer=True), RandomisationSimilarity("text")]
     row = Evaluator(GradCAM(backbone), metrics).explain(pairs)[1][0]
-    values = row["layers/image/randomised"]
-    assert len(values) == len(parts(backbone)) and "layers/text/randomised" not in row
+    values = row["image/by_layer"]
+    assert len(values) == len(parts(backbone)) and "text/by_layer" not in row
     assert values[-1] == pytest.approx(row["image/RandomisationSimilarity"], abs=1e-6)

@@ -1,14 +1,19 @@
 """What ROAR+ removes, and what it leaves alone."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from m2ib_lightning import load_backbone
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.data import make_scene
-from m2ib_lightning.evaluation.roar import Tuning, padding_id, removed_pixels, removed_tokens, roar
 from m2ib_lightning.methods import RandomMap
 from m2ib_lightning.types import Pair
+
+sys.path.append(str(Path(__file__).parents[2] / "scripts"))
+from retraining import Tuning, padding_id, removed_pixels, removed_tokens, roar
 
 
 def test_the_highest_quarter_of_the_pixels_becomes_the_mean():

@@ -6,8 +6,8 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from m2ib_lightning import metrics
+from m2ib_lightning.callbacks import ScoreWriter
 from m2ib_lightning.evaluation import Protocol
-from m2ib_lightning.evaluation.score_writer import ScoreWriter
 from m2ib_lightning.metrics import PairMetric
 
 KINDS = [

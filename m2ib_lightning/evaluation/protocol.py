@@ -1,0 +1,40 @@
+"""How inputs are masked when a map is scored; named under every table."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+
+class Protocol(NamedTuple):
+    """How inputs are masked. Every field goes into the tables' caption.
+
+    Attributes:
+        steps: How many steps an insertion or deletion takes.
+        masks: How many random maskings infidelity is the mean error over.
+        seed: Those maskings follow from it, and the order of equal values in an insertion or deletion.
+        name: "corrected", or "as_released" for confidence drop and increase as the released scripts of M2IB compute
+            them, see `released`; the other metrics are the same in both.
+    """
+
+    steps: int = 20
+    masks: int = 32
+    seed: int = 0
+    name: Literal["corrected", "as_released"] = "corrected"
+
+    def checked(self) -> Protocol:
+        """The protocol itself, if its name is one of the two.
+
+        Raises:
+            ValueError: The name is none of the two.
+        """
+        if self.name not in ("corrected", "as_released"):
+            raise ValueError(
+                f"Expected a protocol named 'corrected' or 'as_released' but got {self.name!r}. Remedy: choose one."
+            )
+        return self
+
+    @property
+    def caption(self) -> str:
+        """How tables name it: "protocol: corrected (steps=20, masks=32, seed=0)"."""
+        numbers = ", ".join(f"{key}={value}" for key, value in self._asdict().items() if key != "name")
+        return f"protocol: {self.name} ({numbers})"
