@@ -30,7 +30,7 @@ def explain(
 
     Args:
         images: Pictures or paths; a single one goes with every text.
-        texts: As many texts; a single one goes with every image.
+        texts: The captions, one for each picture; a single one goes with every image.
         backbone: A loaded model, or what `load_backbone` takes.
         method: A method's name in lower or upper case, or its class.
         batch_size: Pairs computed at once; changes the speed and nothing else.

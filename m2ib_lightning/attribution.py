@@ -41,12 +41,12 @@ class Attribution:
         special: (L,) bool, the tokens that are no part of the text (BOS, EOS).
         spans: L (start, end) characters of `text`, (0, 0) for special tokens.
         score: Cosine similarity of the clean pair, in -1..1.
-        image_score: The same with the image read through its bottleneck, nan if there is none.
-        text_score: The same with the text read through its bottleneck, nan if there is none.
-        unit: Of the maps: "nats" for M2IB, the method's own otherwise.
+        image_score: Cosine similarity with the image read through its bottleneck, nan if there is none.
+        text_score: Cosine similarity with the text read through its bottleneck, nan if there is none.
+        unit: The unit of the maps: "nats" for M2IB, the method's own otherwise.
         image_match: By how many standard deviations `score` stands above the similarities of this image with captions
             of other pictures, nan if that was not measured.
-        text_match: The same of this text with other pictures.
+        text_match: By how many it stands above the similarities of this text with other pictures, nan likewise.
         view: What the model saw of the image, as a box in fractions of its width and height.
         truncated: Whether the text was cut at the model's token limit.
         settings: What it was made with: method, backbone, layers, betas, steps, samples, prior, seed, ...
@@ -219,9 +219,6 @@ def spread(
 
     Args:
         values: (gh, gw) in [0, 1].
-        image_match: By how many standard deviations `score` stands above the similarities of this image with captions
-            of other pictures, nan if that was not measured.
-        text_match: The same of this text with other pictures.
         view: What the model saw, as a box in fractions of the picture.
         size: (height, width) in pixels.
         style: "smooth" or "patch", as in `Attribution.heatmap`.

@@ -200,6 +200,14 @@ def test_the_printed_configuration_and_the_help_of_a_method_are_complete(capsys)
     assert "--model.window" in printed(capsys, "predict", "--model.help=Occlusion")
 
 
+def test_the_printed_configuration_has_one_learning_rate_and_one_patience(capsys, tmp_path):
+    said = printed(capsys, "fit", "--print_config")
+    assert re.findall(r"\b(lr|patience): (\S+)", said) == [("lr", "1.0"), ("patience", "3")]
+    main(["fit", "--data.scenes=1", f"--output={tmp_path}", "--model.optimizer=SGD", "--model.lr=0.5", *FAST])
+    saved = (tmp_path / "config.yaml").read_text()
+    assert "torch.optim.SGD" in saved and re.findall(r"\blr: (\S+)", saved) == ["0.5"]
+
+
 def test_help_of_a_verb_shows_what_is_the_packages_own_before_the_trainers(capsys):
     help = printed(capsys, "fit", "--help")
     places = [
@@ -227,7 +235,7 @@ def test_the_help_of_the_command_names_every_verb_and_three_examples(capsys):
     ("verb", "option", "taker"),
     [
         ("fit", "--metrics=[PointingGame]", "test"), ("fit", "--retry_errors=true", "predict"),
-        ("predict", "--early_stopping.patience=2", "fit"), ("test", "--pictures=true", "fit"),
+        ("predict", "--early_stopping.min_delta=2", "fit"), ("test", "--pictures=true", "fit"),
         ("predict", "--ckpt_path=last.ckpt", "fit"),
     ],
 )  # fmt: skip

@@ -15,7 +15,7 @@ from m2ib_lightning import AttributionStore
 from m2ib_lightning.cli import main
 
 COMMAND = ["fit", "--data.scenes=2", "--model.noise_samples=2", "--model.steps=30", "--model.tolerance=null"]
-COMMAND += ["--early_stopping.patience=30", "--pictures=false", "--trainer.enable_progress_bar=false"]
+COMMAND += ["--model.patience=30", "--pictures=false", "--trainer.enable_progress_bar=false"]
 
 
 class Interrupt(Callback):

@@ -21,7 +21,7 @@ class ConfidenceDropLogger(Callback):
     """
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure and log."""
+        """Measure how much the model loses with the maps of the fit, and log the mean."""
         if not isinstance(pl_module, M2IB) or "image" not in pl_module.modalities:
             return
         results, backbone = iter(pl_module.attributions()), pl_module.prepare()

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from m2ib_lightning.callbacks.mask_sinks import EDGES, MaskSink, StepMedia, sinks_of
-from m2ib_lightning.callbacks.mask_states import Watched, mask_histograms, read_states
+from m2ib_lightning.callbacks.watched import Watched, mask_histograms, read_states
 from m2ib_lightning.methods import M2IB
 from m2ib_lightning.report.animation import save_animation
 from m2ib_lightning.report.frame import draw_frame

@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 
-from m2ib_lightning.callbacks.mask_states import BINS, Histogram
+from m2ib_lightning.callbacks.watched import BINS, Histogram
 from m2ib_lightning.display import words_html
 from m2ib_lightning.report.pairs_page import COLUMNS, PairResult
 from m2ib_lightning.report.words import words_markdown
@@ -32,7 +32,7 @@ class StepMedia(NamedTuple):
         picture: A PNG file.
         words: (word, nats, mean of lambda_), empty if the text is not explained.
         word_top: Nats of the darkest word.
-        histograms: Of lambda_.
+        histograms: How the values of lambda_ are spread, by modality.
     """
 
     pair: str

@@ -29,7 +29,7 @@ class PredictionWriter(Callback):
     one waits at the end until all have finished, and shows what there is.
 
     Args:
-        folder: Of the run; `pictures/` goes there too.
+        folder: The folder of the run; `pictures/` goes there too.
         pictures: Whether to draw each pair, or how.
         configuration: What changes the results, besides the weights; the method's settings by default. A folder takes
             results of one configuration.

@@ -31,7 +31,7 @@ class PairProgress(ProgressBar):
         self.line: tqdm[Any] | None = None
 
     def enable(self) -> None:
-        """Show the line."""
+        """Show the line from now on."""
         self.enabled = True
 
     def disable(self) -> None:
@@ -43,7 +43,7 @@ class PairProgress(ProgressBar):
         self._open(trainer, self.doing or "Explaining")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin."""
+        """Begin the line of a test."""
         self._open(trainer, self.doing or "Explaining and scoring")
 
     def _open(self, trainer: Trainer, doing: str) -> None:
@@ -85,7 +85,7 @@ class PairProgress(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Count a batch."""
+        """Count the pairs of a batch that is done."""
         self._count(len(batch))
 
     def _count(self, count: int) -> None:

@@ -47,7 +47,7 @@ EXPECTED_WARNINGS = (
 
 
 def main(args: ArgsType = None) -> None:
-    """Run `m2ib`.
+    """Run the command `m2ib`.
 
     Args:
         args: The command line as a list, or a configuration as a dictionary; what was typed by default.

@@ -34,9 +34,9 @@ def one_line(message: str, verb: str = "", options: Mapping[str, Sequence[str]] 
     r"""What matters of an error message: ours as it is, jsonargparse's tree of reasons in our words.
 
     Args:
-        message: As it was raised.
+        message: The message as it was raised.
         verb: That was typed, "" if it is not known.
-        options: Of each verb.
+        options: The options of each verb, for one that is not known.
 
     >>> one_line("Errors:\n  - Expected `steps` to be at least 1 but got 0. Remedy: choose more.\n  - Expected None")
     'Expected `steps` to be at least 1 but got 0. Remedy: choose more.'

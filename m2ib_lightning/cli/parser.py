@@ -28,7 +28,7 @@ class OneLineParser(LightningArgumentParser):
     """Says what is wrong with the arguments in one line.
 
     Args:
-        args: Of jsonargparse's parser, as are further keywords.
+        args: What jsonargparse's parser takes, as are further keywords.
         verb: The word after `m2ib`, "" if it is not known.
 
     Attributes:

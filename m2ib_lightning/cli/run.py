@@ -71,7 +71,7 @@ class ConfigOfAnyVerb(ActionConfigFile):
     """Reads a configuration that may be of another verb: what only that one takes is left out."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        """Apply it."""
+        """Apply what this verb takes of the file."""
         if isinstance(parser, OneLineParser) and os.path.isfile(values):
             given = yaml.safe_load(Path(values).read_text("utf-8"))
             own, every = _first_words(parser.option_names()), _first_words(chain(*parser.options.values()))
@@ -132,6 +132,8 @@ class M2IBCLI(LightningCLI):
         super().add_default_arguments_to_parser(parser)
         parser.add_lightning_class_args(Trainer, "trainer")
         parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
+        # One learning rate: the method's, which it gives its optimiser.
+        parser.link_arguments("model.init_args.lr", "model.init_args.optimizer.init_args.lr")
         # Some loggers ask for a folder; the run's is filled in when it is known.
         parser.link_arguments("output", "trainer.logger.init_args.save_dir", compute_fn=lambda output: output or "")
 
@@ -179,13 +181,13 @@ class M2IBCLI(LightningCLI):
             )  # fmt: skip
 
     def _add_stopping(self, parser: OneLineParser) -> None:
-        """When a fit ends and what it goes on from."""
+        """When a fit ends and what it goes on from; the whole has the patience that each pair has."""
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
+        parser.link_arguments("model.init_args.patience", "early_stopping.patience")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
                 "early_stopping.monitor": "loss/total",
-                "early_stopping.patience": 3,
                 "early_stopping.check_on_train_epoch_end": True,
                 # One file, replaced whole at the end of every step: what a killed fit goes on from.
                 "checkpoint.filename": "last",
@@ -301,7 +303,7 @@ def run_trainer(args: ArgsType, verb: str = "") -> None:
     """Run a verb of the Trainer.
 
     Args:
-        args: As `main` takes them.
+        args: The command line, as `main` takes it.
         verb: That they begin with, for messages.
     """
     cli = M2IBCLI(

@@ -13,7 +13,7 @@ class ScheduledCompression(MovingTerm, Compression):
     find its tokens before they are paid for, one above 1 closes the masks first. Source: the annealing of the KL term
     of Bowman et al., CoNLL 2016 (arXiv 1511.06349).
 
-    While beta rises the loss may rise as well: under `m2ib fit` give `--early_stopping.patience` as many steps.
+    While beta rises the loss may rise as well: under `m2ib fit` give `--model.patience` as many steps.
 
     Args:
         start: Factor at the first step, >= 0.

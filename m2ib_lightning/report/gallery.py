@@ -39,7 +39,7 @@ FindImage = Callable[[Attribution], Image.Image | None]
 
 
 class Gallery(NamedTuple):
-    """What was written.
+    """What a gallery that was written shows.
 
     Attributes:
         path: The file.
@@ -68,7 +68,7 @@ def save_gallery(
 
     Args:
         attributions: A store, or a choice of its attributions; bad pairs among them show their reason.
-        path: Of the file.
+        path: The file.
         find_image: By default the picture is read from `Attribution.source`, and left out where it is not there.
         frames: Pictures of the masks, step by step, by the pair's id.
     """

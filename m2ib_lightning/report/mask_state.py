@@ -19,9 +19,9 @@ class MaskState(NamedTuple):
 
     Attributes:
         step: Steps made, 0 before the first.
-        loss: Of the last one, nan before the first.
+        loss: The loss of the last step, nan before the first.
         capacity: The pair, its maps the nats that each token lets through.
-        mask: The same, its maps the mean of lambda_ over each token's channels, in [0, 1].
+        mask: The pair, its maps the mean of lambda_ over each token's channels, in [0, 1].
     """
 
     step: int

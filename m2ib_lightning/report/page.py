@@ -40,7 +40,7 @@ class Page:
     """Draws on a matplotlib figure of its own, with no global state.
 
     Args:
-        width: Of the page without its margins.
+        width: The width of the page without its margins.
         margin: On all four sides.
         dpi: Pixels per inch.
     """

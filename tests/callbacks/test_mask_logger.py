@@ -74,6 +74,14 @@ def test_a_wandb_run_holds_the_pictures_of_every_second_step_beside_its_scalars(
                 assert sum(row[f"lambda_/{pair}/{modality}"]["values"]) > 0
 
 
+def test_a_picture_names_the_loss_of_its_own_step(run, wandb_folder):
+    for a in AttributionStore(wandb_folder / "attributions"):
+        losses = a.history["loss/total"]
+        captions = [row[f"masks/{a.id}"]["caption"] for row in run.rows if f"masks/{a.id}" in row]
+        assert captions == [f"{a.id} · step {step} · loss {losses[step - 1]:.3f}" for step in (2, 4)]
+        assert len(set(losses)) == 4
+
+
 def test_a_wandb_run_ends_with_a_video_per_pair_and_a_table(run):
     (row,) = [row for row in run.rows if "pairs" in row]
     for pair in PAIRS:
@@ -139,6 +147,12 @@ def test_tensorboard_gets_scalars_pictures_words_histograms_and_moving_pictures(
         assert pictures[0].encoded_image_string.startswith(b"\x89PNG")
         assert log.Images(f"animation/{pair}")[0].encoded_image_string.startswith(b"GIF89a")
         assert [h.step for h in log.Histograms(f"lambda_/{pair}/image")] == [2, 4]
+        for held in log.Histograms(f"lambda_/{pair}/image"):
+            h = held.histogram_value
+            # Each value lies in its bucket: so does, summed over buckets, its square.
+            upper, counts = np.array(h.bucket_limit), np.array(h.bucket)
+            lower = np.concatenate([[0.0], upper[:-1]])
+            assert (counts * lower**2).sum() <= h.sum_squares <= (counts * upper**2).sum() < h.sum
         said = log.Tensors(f"words/{pair}/text_summary")[0].tensor_proto.string_val[0].decode()
         assert f"{pair} · step 2 · loss" in said and "| word | nats | mask value |" in said
     assert "stop_reason" in log.Tensors("pairs/text_summary")[0].tensor_proto.string_val[0].decode()
@@ -198,6 +212,27 @@ def test_what_a_fit_that_did_not_end_left_is_not_taken_for_this_one(tmp_path):
     with (tmp_path / "masks" / "words.csv").open() as file:
         assert {row["step"] for row in csv.DictReader(file)} == {"1", "2"}
     assert not left.exists()
+
+
+def test_a_fit_that_goes_on_forgets_the_pictures_and_words_of_the_steps_that_it_makes_again(tmp_path):
+    watcher = MaskLogger(pairs=1, animation=False)
+    trainer = quiet(tmp_path, watcher, 2)
+    method = M2IB("embedded", noise_samples=2)
+    trainer.fit(method, PairDataModule(scenes=1))
+    masks = tmp_path / "masks"
+    for step in (7, 9):
+        Image.new("RGB", (9, 9)).save(masks / "scene-000000" / f"step-000{step}.png")
+    with (masks / "words.csv").open("a") as file:
+        file.write("scene-000000,9,0,a,1,1\n")
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit_loop.epoch_progress.current.completed = trainer.fit_loop.epoch_progress.current.processed
+    watcher.on_train_start(trainer, method)
+    assert trainer.current_epoch == 2
+    assert sorted(file.name for file in (masks / "scene-000000").glob("step-*")) == [
+        f"step-000{i}.png" for i in range(3)
+    ]
+    with (masks / "words.csv").open() as file:
+        assert {row["step"] for row in csv.DictReader(file)} == {"1", "2"}
 
 
 def test_a_resumed_fit_goes_on_with_its_colours(tmp_path):

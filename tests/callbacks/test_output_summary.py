@@ -79,3 +79,10 @@ def test_of_many_pairs_the_gallery_waits_to_be_asked_for(tmp_path, capsys, monke
     assert f"m2ib gallery {tmp_path}" in capsys.readouterr().out and not (tmp_path / "gallery.html").exists()
     main(["predict", "--data.scenes=2", f"--output={tmp_path}", "--gallery=true", *FAST])
     assert len(listed(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(("seconds", "parts"), [(0, 2), (600, 1)])
+def test_a_part_is_written_when_so_many_seconds_have_passed(seconds, parts, tmp_path):
+    asked = [f"--part_seconds={seconds}", "--data.scenes=4", "--data.batch_size=2", "--gallery=false"]
+    main(["predict", f"--output={tmp_path}", *asked, *FAST])
+    assert len(list((tmp_path / "attributions").glob("part-*.parquet"))) == parts

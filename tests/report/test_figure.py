@@ -12,7 +12,7 @@ from PIL import Image
 
 from m2ib_lightning import Attribution
 from m2ib_lightning.report import pair_figure, save_pair_figure
-from m2ib_lightning.report.caption import place_words
+from m2ib_lightning.report.caption import COLOURS, place_words
 from m2ib_lightning.report.page import drawable, fit, measure
 from tests.report.made import attribution
 
@@ -148,3 +148,15 @@ def test_a_line_that_is_too_long_is_cut_in_its_middle():
     cut = fit("folder/" * 30 + "name.jpg", 200, 12)
     assert measure(cut, 12) <= 200
     assert cut.startswith("folder/") and "…" in cut and cut.endswith("name.jpg")
+
+
+def test_a_word_is_as_dark_as_its_share_of_the_highest(monkeypatch):
+    import matplotlib.patches
+
+    drawn, box = [], matplotlib.patches.FancyBboxPatch
+    monkeypatch.setattr(
+        matplotlib.patches, "FancyBboxPatch", lambda *a, facecolor, **k: drawn.append(facecolor) or box(*a, **k)
+    )
+    pair_figure(attribution("none half all", text_map=np.array([9, 0, 30, 60, 9], np.float32)), BLUE)
+    expected = [matplotlib.colors.to_rgb(colour) for colour in COLOURS]  # white, the middle, the darkest
+    np.testing.assert_allclose(np.array(drawn)[:, :3], expected, atol=0.01)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from m2ib_lightning.display import words_html
-from m2ib_lightning.report.frame import PANEL, WIDTH, draw_frame
+from m2ib_lightning.report.frame import GAP, PANEL, TOP, WIDTH, draw_frame
 from m2ib_lightning.report.mask_state import FrameScale, MaskState
 from tests.report.made import attribution
 
@@ -72,3 +72,31 @@ def test_words_in_html_are_escaped():
     found = words_html([("<b>", 3.0, 0.25)], 4.0, "cats & dogs")
     assert "&lt;b&gt;" in found and "<b>" not in found and "cats &amp; dogs" in found
     assert "mask value 0.25" in found
+
+
+def blended(colours: str, place: float, shade: float) -> np.ndarray:
+    """A colour as it looks where the heat has a place on its scale and covers as `Attribution.overlay` says."""
+    from matplotlib import colormaps
+
+    weight = 0.9 * place**0.5
+    return 255 * (weight * np.array(colormaps[colours](place)[:3]) + (1 - weight) * shade)
+
+
+def test_a_mask_is_shown_on_a_straight_scale_and_nats_on_one_of_square_roots():
+    made = state(image_map=np.full((4, 4), 25, np.float32))
+    made = made._replace(mask=replace(made.mask, image_map=np.full((4, 4), 0.25, np.float32)))
+    frame = np.asarray(draw_frame(made, Image.new("RGB", (64, 64), "black"), FrameScale(100.0, 5.0)), float)
+    middle = TOP + PANEL // 2
+    capacity, mask = frame[middle, GAP + PANEL // 2], frame[middle, 2 * GAP + PANEL + PANEL // 2]
+    np.testing.assert_allclose(mask, blended("viridis", 0.25, 0), atol=3)
+    np.testing.assert_allclose(capacity, blended("inferno", 0.5, 0), atol=3)  # the root of 25 / 100
+
+
+def test_a_word_at_the_top_of_the_scale_is_darkest_and_one_at_a_quarter_half_as_dark():
+    made = state(text="one two", text_map=np.array([0, 5, 20, 0], np.float32))
+    frame = np.asarray(draw_frame(made, Image.new("RGB", (64, 64)), FrameScale(50.0, 20.0)))
+    found = {tuple(colour) for colour in frame.reshape(-1, 3).tolist()}
+    assert (245, 132, 60) in found  # 20 of 20
+    assert any(
+        np.abs(np.subtract(colour, (250, 194, 158))).max() <= 1 for colour in found
+    )  # 5 of 20: half way to white

@@ -16,7 +16,7 @@ from types import ModuleType
 
 
 def names() -> list[str]:
-    """The verbs, sorted."""
+    """The verbs that have a module here, sorted."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 

@@ -28,7 +28,7 @@ class Watched(NamedTuple):
 
     @property
     def id(self) -> str:
-        """The pair's name."""
+        """The name of the pair in its data."""
         return self.fit.batch.pairs[self.row].id
 
 
@@ -37,8 +37,8 @@ class Histogram(NamedTuple):
 
     Attributes:
         counts: (BINS,) of equal width.
-        total: Of all values.
-        squares: Of all their squares.
+        total: The sum of all values.
+        squares: The sum of their squares.
     """
 
     counts: list[int]
