@@ -21,6 +21,11 @@ def explained(error: Exception) -> str | None:
     """What to tell the user of an error that is no fault of the program, None for one that may be."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"Expected room on the disk but got {error}. Remedy: make room, then the same command."
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return (
+            f"Expected to write or read {error.filename or 'a file'} but got {error.strerror}. "
+            "Remedy: change its permissions, or choose another --output."
+        )
     return str(error) if isinstance(error, ValueError | StoreError | MissingExtra) else None
 
 

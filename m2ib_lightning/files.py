@@ -47,6 +47,12 @@ def replacing(path: Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
+def drop_unfinished(folder: Path) -> None:
+    """Remove what killed processes left of files that they were writing to a folder. Nobody may be writing there."""
+    for file in folder.glob(f".*{UNFINISHED}"):
+        file.unlink(missing_ok=True)
+
+
 def _sync_folder(folder: Path) -> None:
     """Have the new name on the disk too, where the system can."""
     with contextlib.suppress(OSError):

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
@@ -60,26 +61,30 @@ class Interrupt(Callback):
                 raise KeyboardInterrupt
             if self.how == "error":
                 raise RuntimeError("out of luck")
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), getattr(signal, self.how))
 
 
-def interrupted(folder: Path, batch: int, how: str) -> None:
+def interrupted(folder: Path, batch: int, how: str) -> pytest.ExceptionInfo[BaseException]:
     handler = signal.getsignal(signal.SIGINT)
     arguments = f'{{"class_path": "tests.test_predict.Interrupt", "init_args": {{"batch": {batch}, "how": "{how}"}}}}'
     try:
-        with pytest.raises((SystemExit, RuntimeError)):
+        with pytest.raises((SystemExit, RuntimeError)) as ended:
             main([*COMMAND, f"--output={folder}", f"--trainer.callbacks={arguments}"])
+        return ended
     finally:
         signal.signal(signal.SIGINT, handler)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "written"), [("KeyboardInterrupt", 12), ("error", 12), ("SIGTERM", 16)])
+@pytest.mark.parametrize(
+    ("how", "written", "status"),
+    [("KeyboardInterrupt", 12, 1), ("error", 12, None), ("SIGTERM", 16, 128 + 15), ("SIGHUP", 16, 128 + 1)],
+)
 def test_what_is_finished_is_written_however_a_run_ends_and_the_same_command_goes_on(
-    how, written, undisturbed, tmp_path, capsys
+    how, written, status, undisturbed, tmp_path, capsys
 ):
-    interrupted(tmp_path, 3, how)
-    assert len(store(tmp_path)) == written
+    ended = interrupted(tmp_path, 3, how)
+    assert len(store(tmp_path)) == written and getattr(ended.value, "code", None) == status
     if how != "error":
         assert f"same command with --output {tmp_path}" in capsys.readouterr().out.replace("\n", "")
     main([*COMMAND, f"--output={tmp_path}"])
@@ -101,6 +106,9 @@ def test_a_finished_folder_has_nothing_left_to_do(undisturbed, capsys):
         ("--model.image_beta=1.0", r"(model.image_beta: 3.0 there, 1.0 now)"),
         ("--data.scene_seed=5", r"(data.scene_seed: 0 there, 5 now)"),
         ("--maps=float16", r"(maps: float32 there, float16 now)"),
+        ("--model.steps=4", r"(model.steps: 3 there, 4 now)"),
+        ("--model.noise_samples=3", r"(model.noise_samples: 2 there, 3 now)"),
+        ("--trainer.precision=bf16-mixed", r"(precision: null there, bf16-mixed now)"),
         ("--model=RandomMap", r"model.class_path: m2ib_lightning.M2IB there, m2ib_lightning"),
     ],
 )
@@ -270,6 +278,97 @@ def test_a_truncated_part_is_named_and_the_rest_is_kept(undisturbed, tmp_path, c
     part.unlink()
     main([*COMMAND, f"--output={tmp_path / 'run'}"])
     assert_same(tmp_path / "run", undisturbed)
+
+
+def test_a_garbled_map_is_found_before_a_run_goes_on(undisturbed, tmp_path, capsys):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    part = store(tmp_path / "run").parts[1]
+    column = pq.ParquetFile(part).schema_arrow.get_field_index("image_map")
+    whole, place = bytearray(part.read_bytes()), pq.ParquetFile(part).metadata.row_group(0).column(column)
+    whole[place.data_page_offset + place.total_compressed_size // 2] ^= 1
+    part.write_bytes(whole)
+    said = failure(capsys, *COMMAND, f"--output={tmp_path / 'run'}")
+    assert f"a whole part but {part} is damaged" in said and "Remedy: remove that file" in said
+
+
+def test_a_part_under_two_names_counts_once_and_is_named(undisturbed, tmp_path, capsys):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    part = store(tmp_path / "run").parts[1]
+    shutil.copy(part, part.with_name("part-00000-000099.parquet"))
+    main([*COMMAND, f"--output={tmp_path / 'run'}"])
+    out = capsys.readouterr().out
+    assert "Done: 24 pairs" in out and "Doubled: 8 pairs of part-00000-000099.parquet" in out
+
+
+def explain_table(folder: Path, rows: str, **options) -> list[str]:
+    """Explain the pairs of a table; gives the ids that were computed."""
+    (folder / "pairs.csv").write_text("id,image,text\n" + rows)
+    writer = PredictionWriter(folder / "out", **options)
+    trainer = Trainer(
+        accelerator="cpu", logger=False, callbacks=[writer], enable_progress_bar=False, enable_model_summary=False
+    )
+    data = PairDataModule(source=str(folder / "pairs.csv"))
+    trainer.predict(M2IB(steps=1, noise_samples=1), datamodule=data, return_predictions=False)
+    return [a.id for a in writer.shown]
+
+
+def test_pairs_that_changed_are_named_and_explained_again_only_when_asked(tmp_path, capsys):
+    for i in range(3):
+        make_scene(i).image.save(tmp_path / f"{i}.png")
+    before = "a,0.png,a cat\nb,1.png,a dog\nc,2.png,a key\n"
+    assert explain_table(tmp_path, before) == ["a", "b", "c"]
+    os.utime(tmp_path / "2.png")  # copied, say: the same picture
+    assert explain_table(tmp_path, before) == [] and "Changed" not in capsys.readouterr().out
+    first = {a.id: a for a in store(tmp_path / "out")}
+    make_scene(7).image.save(tmp_path / "1.png")
+    after = before.replace("a cat", "a crab")
+    assert explain_table(tmp_path, after) == []
+    said = capsys.readouterr().out
+    assert "Changed since they were explained: 2 pairs, a (caption), b (image); their results are the old ones." in said
+    assert "--retry_changed true" in said and store(tmp_path / "out")["a"].text == "a cat"
+    assert explain_table(tmp_path, after, retry_changed=True) == ["a", "b"]
+    assert "2 pairs, a (caption), b (image); they are explained again." in capsys.readouterr().out
+    found = {a.id: a for a in store(tmp_path / "out")}
+    assert len(found) == 3 and found["a"].text == "a crab"
+    assert not np.array_equal(found["b"].image_map, first["b"].image_map)
+    np.testing.assert_array_equal(found["c"].image_map, first["c"].image_map)
+    assert explain_table(tmp_path, after, retry_changed=True) == [] and "Changed" not in capsys.readouterr().out
+
+
+def test_a_pair_whose_picture_could_not_be_drawn_is_not_done(tmp_path, monkeypatch):
+    from m2ib_lightning.callbacks import summary
+
+    make_scene(0).image.save(tmp_path / "0.png")
+    rows = "".join(f"{i},0.png,a cat\n" for i in range(3))
+    with monkeypatch.context() as full, pytest.raises(OSError, match="No space left"):
+        drawn = summary.save_pair_figure
+        full.setattr(
+            summary, "save_pair_figure",
+            lambda a, *how: drawn(a, *how) if a.id == "0" else (_ for _ in ()).throw(OSError(28, "No space left")),
+        )  # fmt: skip
+        explain_table(tmp_path, rows, pictures=True)
+    assert len(store(tmp_path / "out")) == 0
+    assert explain_table(tmp_path, rows, pictures=True) == ["0", "1", "2"]
+    assert sorted(file.name for file in (tmp_path / "out" / "pictures").iterdir()) == ["0.png", "1.png", "2.png"]
+
+
+def test_a_part_is_written_when_its_time_has_come(tmp_path):
+    main([*COMMAND, "--part_seconds=0", f"--output={tmp_path}"])
+    assert len(store(tmp_path).parts) == 6 and len(store(tmp_path)) == 24
+
+
+@pytest.mark.slow
+def test_processes_that_were_started_end_with_the_first_when_a_folder_is_refused(undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    begun = subprocess.Popen(
+        [sys.executable, "-m", "m2ib_lightning", *COMMAND, "--model.steps=4", "--trainer.devices=2",
+         f"--output={tmp_path / 'run'}"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    said = begun.communicate(timeout=200)[1]  # ends only when nobody holds the pipe any more
+    assert begun.returncode == 2 and "model.steps: 3 there, 4 now" in said
+    with pytest.raises(ProcessLookupError):
+        os.killpg(begun.pid, 0)
 
 
 @pytest.mark.slow

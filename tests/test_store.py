@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from m2ib_lightning import __version__
+from m2ib_lightning.files import drop_unfinished
 from m2ib_lightning.store import AttributionStore, Provenance, StoreError
 from m2ib_lightning.store.lock import FolderLock
 from m2ib_lightning.store.resume import check_same, differences
@@ -156,7 +157,7 @@ def test_an_unfinished_part_is_not_seen_and_not_left_behind(tmp_path, monkeypatc
 def test_what_a_killed_process_left_is_ignored_and_removed(store, tmp_path):
     (tmp_path / ".part-00000-000003.parquet.unfinished").write_bytes(b"PAR1 half")
     assert len(store) == 4 and len(pd.read_parquet(tmp_path)) == 5
-    store.drop_unfinished()
+    drop_unfinished(tmp_path)
     assert not list(tmp_path.glob(".part*"))
 
 

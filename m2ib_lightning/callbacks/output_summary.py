@@ -35,7 +35,10 @@ class OutputSummary(Callback):
         wanted = count <= GALLERY_PAIRS if self.gallery is None else self.gallery
         if wanted and count:
             data = trainer.datamodule  # type: ignore[attr-defined]
-            save_run_gallery(self.folder, order=data.listed_ids() if isinstance(data, PairDataModule) else ())
+            try:
+                save_run_gallery(self.folder, order=data.listed_ids() if isinstance(data, PairDataModule) else ())
+            except OSError as problem:  # the results are there; the page can be made at any time
+                print(f"No gallery: {problem}. Remedy: make room or correct that, then m2ib gallery {self.folder}")
         print_written(self.folder)
         if count and not wanted and self.gallery is None:
             print(f"For a page to look through the {count:,} pairs: m2ib gallery {self.folder}")

@@ -12,7 +12,10 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from m2ib_lightning.attribution import Attribution
-from m2ib_lightning.callbacks.summary import ROWS, Drawing, draw, print_table, print_totals
+from m2ib_lightning.callbacks.signals import Ended, known_signals, take_over
+from m2ib_lightning.callbacks.summary import ROWS, Drawing, draw, print_changed, print_table, print_totals
+from m2ib_lightning.data import PairDataModule
+from m2ib_lightning.files import drop_unfinished
 from m2ib_lightning.methods import AttributionMethod
 from m2ib_lightning.store import AttributionStore, Provenance, StoreError
 from m2ib_lightning.store.lock import FolderLock
@@ -37,6 +40,7 @@ class PredictionWriter(Callback):
         part_pairs: A part is written when so many pairs are finished.
         part_seconds: Or when the last part is so long ago. A process that is killed redoes at most that.
         retry_errors: Whether to try the bad pairs again that are there.
+        retry_changed: Whether to explain those pairs again whose caption or image file is another one than it was.
 
     Raises:
         ValueError: A number is too small, or the folder holds results of another configuration.
@@ -52,6 +56,7 @@ class PredictionWriter(Callback):
         part_pairs: int = 512,
         part_seconds: float = 30.0,
         retry_errors: bool = False,
+        retry_changed: bool = False,
     ) -> None:
         if part_pairs < 1 or part_seconds < 0:
             raise ValueError(
@@ -60,21 +65,23 @@ class PredictionWriter(Callback):
             )
         self.folder, self.pictures, self.configuration, self.maps = Path(folder), pictures, configuration, maps
         self.part_pairs, self.part_seconds, self.retry_errors = part_pairs, part_seconds, retry_errors
+        self.retry_changed = retry_changed
         self.store = AttributionStore(self.folder / "attributions")
         self.lock = FolderLock(self.store.folder)
         self.writer: PartWriter | None = None
         self.shown: list[Attribution] = []
         self.written = self.explained = 0
-        self.stopping = False
+        self.stopped_by = 0
         self._parent = os.getppid()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the folder, refuse it if it holds something else, and find out what is done."""
         if stage != "predict" or not isinstance(pl_module, AttributionMethod):
             return
+        data = pair_data(trainer)
         if trainer.is_global_zero:
             try:
-                self._open(pl_module, hasattr(trainer.datamodule, "skip"))  # type: ignore[attr-defined]
+                self._open(pl_module, data)
             except BaseException:
                 self.lock.release()
                 _tell_children(trainer, signal.SIGKILL)  # they wait for this process below
@@ -84,18 +91,19 @@ class PredictionWriter(Callback):
         self.writer = PartWriter(
             self.store, self._provenance(pl_module), trainer.global_rank, self.maps, self.part_pairs, self.part_seconds
         )
-        if hasattr(trainer.datamodule, "skip"):  # type: ignore[attr-defined]
-            trainer.datamodule.skip = self.store.ids()  # type: ignore[attr-defined]
+        if data is not None:
+            data.skip = self.store.ids()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let SIGTERM end the run after the batch that is being computed, with everything written."""
+        """Let SIGTERM and SIGHUP end the run after the batch that is being computed, with everything written."""
 
-        def stop(*_: Any) -> None:
-            self.stopping = True
+        def stop(number: int, _: Any) -> None:
+            self.stopped_by = self.stopped_by or number
             _tell_children(trainer, signal.SIGTERM)
 
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, stop)  # the Trainer puts the former handler back
+            for number in set(known_signals()) - {signal.SIGINT}:
+                take_over(number, stop)  # the Trainer puts the former handler back
 
     def on_predict_batch_end(
         self,
@@ -108,28 +116,29 @@ class PredictionWriter(Callback):
     ) -> None:
         """Take the results of a batch."""
         assert self.writer is not None
-        self.writer.add(outputs)
-        self.written += len(outputs)
         good = [result for result in outputs if isinstance(result, Attribution)]
+        pairs = [pair for pair in batch if isinstance(pair, Pair)]
+        if self.pictures:  # first: a pair whose picture is missing is not done
+            draw(self.folder / "pictures", good, pairs, self.pictures)
+        self.writer.add(outputs, {pair.id: pair.fingerprint for pair in pairs})
+        self.written += len(outputs)
         self.explained += len(good)
         self.shown += good[: ROWS - len(self.shown)]
-        if self.pictures:
-            draw(self.folder / "pictures", good, [pair for pair in batch if isinstance(pair, Pair)], self.pictures)
         # A process whose launcher was killed is in the way of the next run.
         orphan = trainer.local_rank > 0 and os.getppid() != self._parent
-        if self.stopping or orphan:
+        if self.stopped_by or orphan:
             # Lightning kills the first process when another one ends with anything but 0.
-            raise SystemExit(0 if trainer.global_rank else 128 + signal.SIGTERM)
+            raise Ended(0 if trainer.global_rank else 128 + self.stopped_by)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what there is, and say how to go on."""
-        if self.writer is None:
-            return
-        if not isinstance(exception, StoreError):
+        if self.writer is not None and not isinstance(exception, StoreError):
             self.writer.flush()
         self.lock.release()
         if trainer.is_global_zero and isinstance(exception, KeyboardInterrupt | SystemExit):
             print(f"Stopped; what was finished is written. The same command with --output {self.folder} goes on.")
+        if isinstance(exception, Ended):
+            exception.told = True
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the rest and, in the first process, show the totals of all when they have finished."""
@@ -142,12 +151,12 @@ class PredictionWriter(Callback):
             self._report()
         self.lock.release()
 
-    def _open(self, method: AttributionMethod, can_skip: bool) -> None:
+    def _open(self, method: AttributionMethod, data: PairDataModule | None) -> None:
         """What one process does for all, alone in the folder."""
         self.lock.take()
         there = self.store.provenance
         if there is not None:
-            if not can_skip:
+            if data is None:
                 raise ValueError(
                     f"Expected no earlier results in {str(self.folder)!r} but there are {len(self.store)}. "
                     "Remedy: choose another folder, or pass a PairDataModule, which leaves out what is done."
@@ -155,10 +164,22 @@ class PredictionWriter(Callback):
             if self.configuration is not None:  # before the model is loaded
                 check_same(self.folder, there, Provenance("", "", self._configuration(method)))
             check_same(self.folder, there, self._provenance(method))
-        self.store.drop_unfinished()
+        for folder in (self.store.folder, self.folder / "pictures"):
+            drop_unfinished(folder)
         self.store.check()
         if self.retry_errors:
             self.store.drop_errors()
+        if data is not None:
+            self._look_for_changes(data)
+
+    def _look_for_changes(self, data: PairDataModule) -> None:
+        """Say which pairs are others than those that were explained under their ids."""
+        changed = data.changed(self.store.inputs())
+        if not changed:
+            return
+        print_changed(changed, self.retry_changed)
+        if self.retry_changed:
+            self.store.drop(changed)
 
     def _configuration(self, method: AttributionMethod) -> dict[str, Any]:
         return {**(method.settings if self.configuration is None else self.configuration), "maps": self.maps}
@@ -170,6 +191,12 @@ class PredictionWriter(Callback):
     def _report(self) -> None:
         print_table(self.shown, self.explained)
         print_totals(self.store, nothing_done=not self.written)
+
+
+def pair_data(trainer: Trainer) -> PairDataModule | None:
+    """The pairs of a run, None where the user passed loaders or a data module of another kind."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    return data if isinstance(data, PairDataModule) else None
 
 
 def _tell_children(trainer: Trainer, signum: signal.Signals) -> None:

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
+from m2ib_lightning.callbacks.predictions import pair_data
 from m2ib_lightning.types import BadPair
 
 LINE = "{desc}{percentage:3.0f} % |{bar:20}| {n:,} of {total_fmt} pairs, {rate_noinv_fmt}, {remaining} left{postfix}"
@@ -49,9 +50,9 @@ class PairProgress(ProgressBar):
     def _open(self, trainer: Trainer, doing: str) -> None:
         if not self.enabled:
             return
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = pair_data(trainer)
         # None where only reading them all would tell.
-        total, there = getattr(data, "count", None), len(getattr(data, "skip", ()))
+        total, there = (data.count, len(data.skip)) if data else (None, 0)
         if total is not None and there >= total:
             return
         # A file that takes the output gets a line now and then.

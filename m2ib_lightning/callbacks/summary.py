@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -54,6 +54,16 @@ def print_totals(store: AttributionStore, nothing_done: bool) -> None:
     if bad > len(errors):
         print(f"  and {bad - len(errors):,} more: `AttributionStore({str(store.folder)!r}).errors()`")
     print("Remedy: correct them and run the same command with --retry_errors true")
+
+
+def print_changed(changed: Mapping[str, str], again: bool) -> None:
+    """Which pairs have another caption or image than when they were explained, and what comes of that."""
+    named = ", ".join(f"{id} ({what})" for id, what in islice(changed.items(), NAMED))
+    more = f", and {len(changed) - NAMED:,} more" if len(changed) > NAMED else ""
+    then = "they are explained again" if again else "their results are the old ones"
+    print(printable(f"Changed since they were explained: {len(changed):,} pairs, {named}{more}; {then}."))
+    if not again:
+        print("Remedy: the same command with --retry_changed true")
 
 
 def print_written(folder: Path) -> None:

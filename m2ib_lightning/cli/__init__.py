@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import warnings
 
 from lightning.pytorch.cli import ArgsType
 
+from m2ib_lightning.callbacks.signals import Ended, ending_once
 from m2ib_lightning.cli import verbs
 from m2ib_lightning.cli.messages import one_line, unknown_verb
 from m2ib_lightning.cli.parser import OneLineParser
@@ -58,10 +60,16 @@ def main(args: ArgsType = None) -> None:
         sys.path.append(os.getcwd())
     words = sys.argv[1:] if args is None else args
     try:
-        if isinstance(words, list):
-            _run_words(words, args)
-        else:
-            run_trainer(args)
+        with ending_once():
+            if isinstance(words, list):
+                _run_words(words, args)
+            else:
+                run_trainer(args)
+    except (KeyboardInterrupt, Ended) as end:
+        if isinstance(end, Ended) and end.told:
+            raise
+        print("Stopped. What was written stays; the same command goes on, or begins where nothing was done.")
+        sys.exit(end.code if isinstance(end, Ended) else 128 + signal.SIGINT)
     except Exception as error:
         message = explained(error)
         if message is None or os.environ.get("M2IB_TRACEBACK"):

@@ -170,6 +170,10 @@ class M2IBCLI(LightningCLI):
                 "--retry_errors", type=bool, default=False,
                 help="Whether, run again, to try the bad pairs of the folder again.",
             )  # fmt: skip
+            parser.add_argument(
+                "--retry_changed", type=bool, default=False,
+                help="Whether, run again, to explain pairs again whose caption or image is another one now.",
+            )  # fmt: skip
         if parser.verb == "test":
             parser.add_argument(
                 "--metrics", type=list[PairMetric] | None, default=None,
@@ -205,6 +209,9 @@ class M2IBCLI(LightningCLI):
             assert isinstance(each, OneLineParser)
             each.options = options
         super().parse_arguments(parser, args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Take no setting from a checkpoint: `ResultWriter` refuses one that was made with others."""
 
     def before_instantiate_classes(self) -> None:
         """Fill in what depends on other arguments."""
@@ -267,6 +274,7 @@ class M2IBCLI(LightningCLI):
             config["part_pairs"],
             config["part_seconds"],
             config["retry_errors"],
+            config["retry_changed"],
         )
         return [writer, *_progress(config)]
 

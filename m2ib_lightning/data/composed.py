@@ -63,6 +63,8 @@ class Scenes(PairSource):
         ValueError: There are no such scenes.
     """
 
+    fixed = True
+
     def __init__(
         self, count: int, seed: int = 0, objects: int | None = None, named: int | None = None, kind: Kind = "plain"
     ) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from m2ib_lightning.data.changes import changed_pairs
 from m2ib_lightning.data.columns import Columns
 from m2ib_lightning.data.composed import Scenes
 from m2ib_lightning.data.images import MAX_PIXELS
@@ -105,7 +106,7 @@ class PairDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.on_error = on_error
         self.max_pixels = max_pixels
-        self.skip: Container[str] = frozenset()
+        self.skip: Collection[str] = frozenset()
         self._source: PairSource | None = None
         self._pairs: Sequence[Reference] | Scenes | None = None
         self._count: int | None = None
@@ -146,6 +147,14 @@ class PairDataModule(LightningDataModule):
         """The number of pairs; a source that does not know is read through."""
         count = self.count
         return len(self.pairs) if count is None else count
+
+    def changed(self, before: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+        """Which pairs are no longer what they were; see `changed_pairs`.
+
+        Raises:
+            RuntimeError: `setup` was not called.
+        """
+        return changed_pairs(self._ready(), before)
 
     def setup(self, stage: str) -> None:
         """Find the pairs; for `fit` and `test`, and for `predict` that stops at a bad pair, check all of them.

@@ -1,8 +1,7 @@
-"""Pairs that Hugging Face `datasets` reads: Parquet, WebDataset tar shards, data sets of the hub or of a folder."""
+"""Pairs that Hugging Face `datasets` reads: data sets of the hub, or of a folder that it knows."""
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,28 +10,20 @@ from m2ib_lightning.data.columns import Columns
 from m2ib_lightning.data.images import image_name
 from m2ib_lightning.data.pairs import PairReference, PairSource
 
-BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
-"""Suffixes of the files that are read here, with what `datasets` calls their format."""
-
 
 class HuggingFace(PairSource):
     """A data set that `datasets.load_dataset` knows, streamed: nothing is downloaded or unpacked beforehand.
 
-    Images may be in the data set or paths relative to `folder`. Of WebDataset shards a pair is the image, `.txt` and
-    `.json` files of one key, and its id is "shard-key". Several processes each read their own files where there are
-    enough files and ids; else all read all of them and keep their own pairs.
+    Images may be in the data set or paths. Of WebDataset shards a pair is the image, `.txt` and `.json` files of one
+    key, and its id is "shard-key". Several processes each read their own files where there are enough files and ids;
+    else all read all of them and keep their own pairs.
 
     Args:
-        path: A name on the hub, a folder, or the name of a format that is read from `files`.
+        path: A name on the hub, or a folder.
         split: Which part; need not be given where there is one.
         subset: The configuration of the data set, where it has several.
-        files: Paths of files, with wild cards.
         columns: Which column holds what.
-        folder: What paths of images are relative to.
         streaming: Off to have it downloaded and kept in the cache of `datasets`.
-
-    Raises:
-        ValueError: `files` match none.
     """
 
     holds_images = True
@@ -42,17 +33,12 @@ class HuggingFace(PairSource):
         path: str,
         split: str | None = None,
         subset: str | None = None,
-        files: str | None = None,
         columns: Columns = Columns(),  # noqa: B008, a NamedTuple
-        folder: str = "",
         streaming: bool = True,
     ) -> None:
         self.path, self.split, self.subset, self.columns = path, split, subset, columns
-        self.folder, self.streaming = folder, streaming
+        self.streaming = streaming
         self._opened: tuple[Any, Columns] | None = None
-        self.files = sorted(glob.glob(files)) if files else None
-        if files and not self.files:
-            raise ValueError(f"Expected files but {files} matches none. Remedy: correct the path.")
 
     def references(self) -> Iterator[PairReference]:
         """The pairs in the order of the files.
@@ -61,11 +47,11 @@ class HuggingFace(PairSource):
             ValueError: It cannot be opened or read, or a column is missing.
         """
         data, columns = self._open()
-        rows = _rows(data, self._name)
+        rows = _rows(data, self.path)
         for number, row in enumerate(rows, 1):
             shard, key = row.get("__url__"), row.get("__key__")
-            place = f"row {number} of {self._name}" if shard is None else f"{key} of {shard}"
-            pair = columns.reference(row, self.folder, place)
+            place = f"row {number} of {self.path}" if shard is None else f"{key} of {shard}"
+            pair = columns.reference(row, "", place)
             if shard is not None:
                 pair = pair._replace(image=_inside(shard, pair.image))
                 if not columns.id:
@@ -75,10 +61,6 @@ class HuggingFace(PairSource):
     def count(self) -> int | None:
         """The number of rows where it is written somewhere."""
         data, _ = self._open()
-        if self.path == "parquet" and self.files:
-            import pyarrow.parquet as pq
-
-            return sum(pq.ParquetFile(file).metadata.num_rows for file in self.files)
         if not self.streaming:
             return len(data)
         known = (data.info.splits or {}).get(data.split and str(data.split))
@@ -87,16 +69,11 @@ class HuggingFace(PairSource):
     def part(self, index: int, count: int) -> PairSource | None:
         """Its own files for each of `count` processes, where ids do not depend on the other files."""
         data, columns = self._open()
-        if not (columns.id or self.path == "webdataset") or not self.streaming or data.num_shards < count:
+        if not columns.id or not self.streaming or data.num_shards < count:
             return None
-        part = HuggingFace(self.path, self.split, self.subset, None, self.columns, self.folder)
-        part.files, part._opened = self.files, (data.shard(count, index), columns)
+        part = HuggingFace(self.path, self.split, self.subset, self.columns)
+        part._opened = (data.shard(count, index), columns)
         return part
-
-    @property
-    def _name(self) -> str:
-        files = self.files or [self.path]
-        return files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
 
     def _open(self) -> tuple[Any, Columns]:
         """The data set with images as files, not yet decoded, and its columns."""
@@ -106,7 +83,7 @@ class HuggingFace(PairSource):
             for name, feature in (data.features or {}).items():
                 if type(feature).__name__ == "Image":
                     data = data.cast_column(name, type(feature)(decode=False))
-            self._opened = data, self.columns.found(names, self._name)
+            self._opened = data, self.columns.found(names, self.path)
         return self._opened
 
     def _load(self) -> Any:
@@ -114,21 +91,19 @@ class HuggingFace(PairSource):
 
         datasets.disable_progress_bars()
         try:
-            data: Any = datasets.load_dataset(
-                self.path, self.subset, data_files=self.files, split=None, streaming=self.streaming
-            )
+            data: Any = datasets.load_dataset(self.path, self.subset, split=None, streaming=self.streaming)
         except Exception as problem:  # of the hub, of the network, of files
-            raise ValueError(f"Expected a data set but got {self._name}: {_line(problem)}. {REMEDY}") from problem
+            raise ValueError(f"Expected a data set but got {self.path}: {_line(problem)}. {REMEDY}") from problem
         split = self.split or (next(iter(data)) if len(data) == 1 else None)
         if split not in data:
             raise ValueError(
-                f"Expected a split of {self._name} ({', '.join(data)}) but got {split}. "
+                f"Expected a split of {self.path} ({', '.join(data)}) but got {split}. "
                 f"Remedy: hf:{self.path}:{next(iter(data))}, or the `split` of HuggingFace."
             )
         return data[split]
 
 
-REMEDY = "Remedy: correct the name or the files; hub names need the network unless they are in the cache of `datasets`."
+REMEDY = "Remedy: correct the name; hub names need the network unless they are in the cache of `datasets`."
 
 
 def _rows(data: Any, name: str) -> Iterator[dict[str, Any]]:

@@ -85,9 +85,11 @@ class PairSource(ABC):
 
     Attributes:
         holds_images: Whether its references hold images, so that a list of them all takes much memory.
+        fixed: Whether the pair of an id can never be another one, so that nobody needs to look.
     """
 
     holds_images = False
+    fixed = False
 
     @abstractmethod
     def references(self) -> Iterable[Reference | BadPair]:

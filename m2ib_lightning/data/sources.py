@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import glob
 from pathlib import Path
 
 from m2ib_lightning.data.columns import Columns
 from m2ib_lightning.data.folders import CaptionFolder
-from m2ib_lightning.data.huggingface import BUILDERS, HuggingFace
+from m2ib_lightning.data.huggingface import HuggingFace
 from m2ib_lightning.data.pairs import PairSource
+from m2ib_lightning.data.shards import SHARDS, Shards
 from m2ib_lightning.data.tables import TABLES, Table
 
 HUB = "hf:"
@@ -38,11 +39,11 @@ def open_source(source: str | Path, columns: Columns = Columns()) -> PairSource:
     if path.is_dir():
         return _open_folder(path, columns)
     suffix = path.suffix.lower()
-    if suffix in BUILDERS:
-        return HuggingFace(BUILDERS[suffix], files=name, columns=columns, folder=str(path.parent))
+    if suffix in SHARDS:
+        return Shards(name, columns)
     if suffix not in TABLES and path.is_file():
         raise ValueError(
-            f"Expected a file of pairs ({', '.join((*TABLES, *BUILDERS))}) or a folder but got {path}. "
+            f"Expected a file of pairs ({', '.join((*TABLES, *SHARDS))}) or a folder but got {path}. "
             "Remedy: convert it, or name the class that reads it as `dataset`."
         )
     if suffix not in TABLES:
@@ -58,9 +59,9 @@ def _open_folder(folder: Path, columns: Columns) -> PairSource:
         table = folder / f"metadata{suffix}"
         if table.is_file():
             return Table(table, columns)
-    for suffix, builder in BUILDERS.items():
+    for suffix in SHARDS:
         if any(folder.glob(f"*{suffix}")):
-            return HuggingFace(builder, files=os.path.join(folder, f"*{suffix}"), columns=columns, folder=str(folder))
+            return Shards(glob.escape(str(folder)) + f"/*{suffix}", columns)
     if any(folder.glob("*/*.parquet")):
         return HuggingFace(str(folder), columns=columns)
     return CaptionFolder(folder)

@@ -22,6 +22,7 @@ from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.data import make_scene
 from m2ib_lightning.data.images import load_image
 from m2ib_lightning.display import decimals
+from m2ib_lightning.files import replacing
 from m2ib_lightning.store import AttributionStore
 from m2ib_lightning.types import BadPair
 
@@ -85,7 +86,8 @@ def save_gallery(
     page = (folder / "gallery.html").read_text("utf-8")
     before, between, after = page.replace("/*SCRIPT*/", "/*DATA*/").split("/*DATA*/")
     script = (folder / "gallery.js").read_text("utf-8")
-    Path(path).write_text(before + held + between + script + after, "utf-8")
+    with replacing(Path(path)) as unfinished:
+        unfinished.write_text(before + held + between + script + after, "utf-8")
     return Gallery(Path(path), len(pairs), sum(pair["picture"] is not None for pair in pairs))
 
 

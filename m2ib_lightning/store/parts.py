@@ -70,13 +70,23 @@ def write_table(path: Path, table: pa.Table, provenance: Provenance) -> None:
         with replacing(path) as unfinished:
             unfinished.write_bytes(memoryview(whole.getvalue()))
     except OSError as problem:
-        full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise StoreError(
-            f"Expected room for a part in {path.parent} but the disk is full. "
-            "Remedy: make room; the same command goes on from the parts that are there."
-            if full
-            else f"Expected to write {path} but got {problem.strerror or problem}. Remedy: make {path.parent} writable."
-        ) from problem
+        raise unwritten(path, "a part", "the same command goes on from the parts that are there", problem) from problem
+
+
+def unwritten(path: Path, what: str, then: str, problem: OSError) -> StoreError:
+    """What to say of a file that cannot be written.
+
+    Args:
+        path: Of the file.
+        what: It is.
+        then: What goes on when there is room.
+        problem: Why.
+    """
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreError(f"Expected room for {what} in {path.parent} but the disk is full. Remedy: make room; {then}.")
+    return StoreError(
+        f"Expected to write {path} but got {problem.strerror or problem}. Remedy: make {path.parent} writable."
+    )
 
 
 def open_part(path: Path) -> pq.ParquetFile:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2ib_lightning.attribution import Attribution
-from m2ib_lightning.files import UNFINISHED
 from m2ib_lightning.store.parts import Provenance, naming, open_part, provenance_of, write_part, write_table
 from m2ib_lightning.store.rows import Precision, columns, to_attribution
 from m2ib_lightning.types import BadPair
@@ -137,6 +136,16 @@ class AttributionStore:
         self._find_places()
         return set(self._places)
 
+    def inputs(self) -> dict[str, tuple[str, str]]:
+        """The caption and the fingerprint of the image of each attribution, by its id; "" where there is none."""
+        found: dict[str, tuple[str, str]] = {}
+        for part in self.parts:
+            there = set(open_part(part).schema_arrow.names)
+            for row in self._rows(part, [n for n in ("id", "text", "error", "fingerprint") if n in there]).to_pylist():
+                if row["error"] is None:
+                    found[row["id"]] = row["text"], row.get("fingerprint") or ""
+        return found
+
     def doubled(self) -> dict[str, int]:
         """The names of the parts with rows whose ids are in another part before them, with the number of those rows."""
         self._find_places()
@@ -233,11 +242,6 @@ class AttributionStore:
             elif not all(kept):
                 write_table(part, rows.filter(kept), provenance_of(part))
         self._forget()
-
-    def drop_unfinished(self) -> None:
-        """Remove what a killed process left of a part that it was writing. Nobody may be writing."""
-        for file in self.folder.glob(f".part-*{UNFINISHED}"):
-            file.unlink(missing_ok=True)
 
     def _table(self, part: Path, names: list[str] | None = None) -> pa.Table:
         with naming(part):

@@ -151,3 +151,60 @@ def test_a_missing_column_and_a_broken_file_are_named(tmp_path: Path):
     (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:100])
     with pytest.raises(ValueError, match=r"^Expected .*b.parquet.* Remedy: .*$"):
         PairDataModule(source=str(tmp_path / "b.parquet")).setup("predict")
+
+
+def cut(file: Path, keep: float) -> None:
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(len(whole) * keep)])
+
+
+@pytest.mark.parametrize("workers", [0, 2, 3])
+def test_of_a_tar_file_that_is_cut_short_what_can_be_read_is_read_and_the_file_named(tmp_path: Path, workers: int):
+    source = shards(tmp_path, count=3, each=3)
+    size = (tmp_path / "part-1.tar").stat().st_size
+    # The first two pairs are 3 files of 2 blocks each; then 100 bytes into the first file of the third.
+    cut(tmp_path / "part-1.tar", (2 * 3 * 2 * 512 + 512 + 30) / size)
+    pairs = read(source, num_workers=workers)
+    assert set(pairs) == {f"part-{s}-000{i}" for s in range(3) for i in range(3)} - {"part-1-0002"} | {"part-1"}
+    bad = pairs["part-1"]
+    assert isinstance(bad, BadPair) and bad.source == f"{tmp_path}/part-1.tar"
+    assert "part-1.tar is damaged or cut short after 2 pairs (unexpected end of data). Remedy: " in bad.error
+
+
+@pytest.mark.parametrize("end", [0, 512, 300], ids=["between two files", "after a header", "within a header"])
+def test_a_tar_file_that_is_cut_anywhere_is_noticed(tmp_path: Path, end: int):
+    source = shards(tmp_path, count=2, each=3)
+    cut(tmp_path / "part-0.tar", (3 * 2 * 512 + end) / (tmp_path / "part-0.tar").stat().st_size)
+    pairs = read(source)
+    assert isinstance(pairs["part-0"], BadPair) and "cut short" in pairs["part-0"].error
+    assert sum(name.startswith("part-1-") for name in pairs) == 3
+
+
+def test_one_broken_parquet_file_among_others_is_one_bad_pair(tmp_path: Path):
+    for name in "abc":
+        (tmp_path / f"{name}.png").write_bytes(png(1))
+        table = {"image": [f"{name}.png"] * 2, "text": ["x", "y"], "id": [f"{name}1", f"{name}2"]}
+        pq.write_table(pa.table(table), tmp_path / f"{name}.parquet")
+    cut(tmp_path / "b.parquet", 0.5)
+    pairs = read(str(tmp_path / "*.parquet"))
+    assert set(pairs) == {"a1", "a2", "b", "c1", "c2"} and isinstance(pairs["b"], BadPair)
+    assert "b.parquet is damaged or cut short after 0 pairs" in pairs["b"].error
+    data = PairDataModule(source=str(tmp_path / "*.parquet"))
+    data.setup("predict")
+    assert data.count == 5
+
+
+def test_a_pair_of_a_shard_that_cannot_be_parsed_or_lacks_a_file_is_bad_alone(tmp_path: Path):
+    files = {"1.png": png(1), "1.txt": b"one", "2.png": png(2), "2.txt": b"caf\xe9", "3.txt": b"three"}
+    files |= {"4.png": png(4), "4.json": b"[" * 100_000, "4.txt": b"four", "5.png": png(5), "5.txt": b"five"}
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        device = tarfile.TarInfo("6.png")
+        device.type = tarfile.CHRTYPE
+        tar.addfile(device)
+    pairs = read(str(tmp_path / "s.tar"))
+    assert [name for name, pair in pairs.items() if isinstance(pair, Pair)] == ["s-1", "s-5"]
+    assert {"s-2", "s-3", "s-4"} <= set(pairs) and "UTF-8" in pairs["s-2"].error and "recursion" in pairs["s-4"].error
