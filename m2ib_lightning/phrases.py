@@ -73,10 +73,11 @@ def explain_phrases(method: AttributionMethod, batch: PairBatch, spans: Sequence
     rows = [row for row, of_pair in enumerate(spans) for _ in of_pair]
     flat = [span for of_pair in spans for span in of_pair]
     found, sizes = _explain_parts(method, batch, rows, WithoutPhrase(flat), "image")
+    lost = np.full((1, 1), np.nan, dtype=np.float32)  # of a fit that came to no finite loss
     results: list[list[Phrase]] = [[] for _ in spans]
     for row, (start, end), a, effect in zip(rows, flat, found, sizes, strict=True):
-        assert a.image_map is not None
-        results[row].append(Phrase(batch.pairs[row].text[start:end], (start, end), effect, a.image_map))
+        values = lost if a.image_map is None else a.image_map
+        results[row].append(Phrase(batch.pairs[row].text[start:end], (start, end), effect, values))
     return results
 
 
@@ -98,8 +99,8 @@ def explain_regions(
     found, sizes = _explain_parts(method, batch, rows, WithoutRegion(flat), "text")
     results: list[list[Region]] = [[] for _ in regions]
     for row, region, a, effect in zip(rows, flat, found, sizes, strict=True):
-        assert a.text_map is not None
-        results[row].append(Region(_around(region), effect, a.text_map))
+        values = np.full(len(a.tokens), np.nan, dtype=np.float32) if a.text_map is None else a.text_map
+        results[row].append(Region(_around(region), effect, values))
     return results
 
 

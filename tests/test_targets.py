@@ -107,6 +107,8 @@ def test_a_difference_explains_only_the_tower_that_it_is_a_target_of(embedded, q
     aimed = WithoutPhrase([scene.spans[0] for scene in scenes]).aim(embedded, batch)
     for method in (quick, Saliency(embedded)):
         assert all(a.text_map is None and a.image_map is not None for a in method.attribute(aimed))
+    # What comes through is no similarity then: it would be compared with the pair's and called lost.
+    assert all(np.isnan(a.image_score) for a in quick.attribute(aimed))
 
 
 def test_occlusion_against_the_opposite_direction_is_its_negative(embedded, batch, scenes):
