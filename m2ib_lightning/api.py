@@ -14,6 +14,8 @@ from m2ib_lightning.data.images import ImageLike
 from m2ib_lightning.data.pairs import check_all, make_references, read_pair
 from m2ib_lightning.methods import AttributionMethod
 from m2ib_lightning.names import meant, parameters
+from m2ib_lightning.phrases import Phrases, RegionLike, explain_parts, foil_modality, foils_of_each, phrases_of_each
+from m2ib_lightning.targets import Against
 
 IMAGES: tuple[Any, ...] = get_args(ImageLike)
 
@@ -24,6 +26,9 @@ def explain(
     backbone: str | Backbone = "embedded",
     method: str | type[AttributionMethod] = "m2ib",
     batch_size: int = 8,
+    phrases: Phrases | Sequence[Phrases] | None = None,
+    against: ImageLike | Sequence[ImageLike] | None = None,
+    regions: Sequence[RegionLike] | None = None,
     **arguments: Any,
 ) -> list[Attribution]:
     """Explain what makes each image and its text similar to a model.
@@ -34,6 +39,12 @@ def explain(
         backbone: A loaded model, or what `load_backbone` takes.
         method: A method's name in lower or upper case, or its class.
         batch_size: Pairs computed at once; changes the speed and nothing else.
+        phrases: What to find in the pictures, for `Attribution.phrases`: words of the texts or their (start, end)
+            characters, for all pairs or a list for each; or "auto", the words that carry most of a text.
+        against: Instead of the pair's similarity, explain why this text and not that one, or this picture and not that
+            one: a foil for all pairs, or one for each. A string is a caption; a `Path` or a picture is a picture.
+        regions: What to find words for, for `Attribution.regions`: boxes (left, top, right, bottom) in pixels, or
+            masks (H, W), of every picture.
         arguments: The method's own: modalities, and for M2IB image_layer, text_layer, image_beta, text_beta, steps,
             noise_samples, prior, read_out, seed, ...
 
@@ -58,12 +69,22 @@ def explain(
     _check_arguments(kind, arguments)
     references = make_references(images, texts)
     check_all(references)
+    asked = None if phrases is None else phrases_of_each(phrases, [reference.text for reference in references])
+    foils = None if against is None else foils_of_each(against, len(references))
+    changed = None if against is None else foil_modality(against)
     explainer = kind(backbone=backbone, **arguments)
     model = explainer.prepare()
     results: list[Attribution] = []
     for start in range(0, len(references), batch_size):
         pairs = [read_pair(reference) for reference in references[start : start + batch_size]]
-        results += explainer.attribute(model.preprocess_pairs(pairs))
+        part = slice(start, start + batch_size)
+        results += explain_parts(
+            explainer,
+            model.preprocess_pairs(pairs),
+            phrases=None if asked is None else asked[part],
+            target=Against(foils[part], changed) if foils and changed else None,
+            regions=regions,
+        )
     return results
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from m2ib_lightning.display import attribution_html
+from m2ib_lightning.parts import Phrase, Region
 from m2ib_lightning.types import Box, Modality
 from m2ib_lightning.verdict import VERDICTS, Verdict, judge
 
@@ -53,6 +54,8 @@ class Attribution:
         history: Per-step values, (steps,) float32 each, by name ("loss/total", "image/relevance", ...).
         steps: Optimisation steps made.
         stop_reason: Why the fit ended: "max_steps", "converged", ... or "" where nothing is fitted.
+        phrases: Where in the image phrases of the text are, as far as that was asked for.
+        regions: Which words speak about regions of the image, the same.
         metrics: What it was scored with, by name ("image/PointingGame"), nan where one has no value for the pair.
     """
 
@@ -77,6 +80,8 @@ class Attribution:
     steps: int = 0
     stop_reason: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
+    phrases: list[Phrase] = field(default_factory=list)
+    regions: list[Region] = field(default_factory=list)
 
     def __repr__(self) -> str:
         """One line: the pair, its similarities, where and at which word its evidence is, and why its fit ended."""
@@ -149,16 +154,23 @@ class Attribution:
         found = self.verdicts.values()
         return next((reason for reason in VERDICTS[1:] if reason in found), "ok")
 
-    def words(self) -> list[tuple[str, float]]:
+    def words(self, values: NDArray[np.float32] | None = None) -> list[tuple[str, float]]:
         """The words of the text with the sum of their tokens' values, in the text's order, special tokens left out.
 
         Tokens belong to one word when they share a character (byte-level tokens do), or when their characters touch
         and are letters or digits; every ideograph is a word of its own.
 
+        Args:
+            values: (L,) of the tokens, such as a region's `text_map`; the text map by default.
+
         Raises:
             ValueError: The text was not explained.
         """
-        values = self._explained("text_map")
+        return [(self.text[start:end], value) for start, end, value in self.word_spans(values)]
+
+    def word_spans(self, values: NDArray[np.float32] | None = None) -> list[tuple[int, int, float]]:
+        """The same with the (start, end) characters of each word instead of itself."""
+        values = self._explained("text_map") if values is None else values
         words: list[tuple[int, int, float]] = []
         for (start, end), special, value in zip(self.spans, self.special, values, strict=True):
             if special:
@@ -168,7 +180,7 @@ class Attribution:
                 words[-1] = (first, max(last, end), total + float(value))
             else:
                 words.append((start, end, float(value)))
-        return [(self.text[start:end], value) for start, end, value in words]
+        return words
 
     def strongest_region(self) -> tuple[float, float]:
         """(x, y) of the centre of the cell with the highest value, in fractions of the picture's width and height."""
@@ -186,7 +198,8 @@ class Attribution:
             name: value for name in ("image_map", "text_map", "special") if (value := getattr(self, name)) is not None
         }
         arrays |= {f"history/{name}": values for name, values in self.history.items()}
-        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*_ARRAYS, "history")}
+        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*_ARRAYS, *_PARTS, "history")}
+        rest |= {name: [part.as_dict() for part in getattr(self, name)] for name in _PARTS}
         with Path(path).open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays, json=np.array(json.dumps(rest)))
 
@@ -197,6 +210,7 @@ class Attribution:
             rest: dict[str, Any] = json.loads(str(saved["json"]))
             rest["spans"] = [tuple(span) for span in rest["spans"]]
             rest["view"] = tuple(rest["view"])
+            rest |= {name: [kind.from_dict(part) for part in rest.get(name, [])] for name, kind in _PARTS.items()}
             history = {n.removeprefix("history/"): saved[n] for n in saved.files if n.startswith("history/")}
             rest |= {name: saved[name] if name in saved.files else None for name in _ARRAYS}
         return cls(**rest, history=history)
@@ -243,3 +257,4 @@ def _joined(neighbours: str) -> bool:
 
 
 _ARRAYS = ("image_map", "text_map", "special")
+_PARTS: dict[str, type[Phrase] | type[Region]] = {"phrases": Phrase, "regions": Region}

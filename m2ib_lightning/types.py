@@ -6,7 +6,7 @@ embedding, H W pixels, gh gw cells of the image grid.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from PIL import Image
@@ -87,6 +87,9 @@ class PairBatch(NamedTuple):
         spans: Of each token, its (start, end) characters in the text, (0, 0) for special tokens.
         truncated: Whether a text was cut at the model's token limit.
         pairs: What the batch was made from.
+        targets: Which towers are to be explained, and against what: by modality the direction (B, E) of the shared
+            space along which the tower's normalised embedding is measured. None for both towers, each against the
+            other one's normalised clean embedding; made by a `m2ib_lightning.targets.Target`.
     """
 
     pixel_values: Tensor
@@ -97,14 +100,30 @@ class PairBatch(NamedTuple):
     spans: tuple[tuple[tuple[int, int], ...], ...]
     truncated: tuple[bool, ...]
     pairs: tuple[Pair, ...]
+    targets: Mapping[Modality, Tensor] | None = None
 
     def keep(self, rows: Sequence[int]) -> PairBatch:
-        """Only the pairs of the given indices."""
+        """Only the pairs of the given indices; an index may be there more than once."""
 
         def kept(field: Any) -> Any:
+            if isinstance(field, Mapping):
+                return {name: value[list(rows)] for name, value in field.items()}
+            if field is None:
+                return None
             return field[list(rows)] if isinstance(field, Tensor) else tuple(field[i] for i in rows if field)
 
         return self._replace(**{name: kept(field) for name, field in self._asdict().items()})
+
+    def distinct(self) -> tuple[PairBatch, list[int]]:
+        """The batch with each of its `pairs` once, and for each row the one that it has there.
+
+        A pair that is explained against several targets is several rows; what does not depend on the target is computed
+        of these alone.
+        """
+        keys = [id(pair) for pair in self.pairs] or list(range(len(self.pixel_values)))
+        first = {key: row for row, key in reversed(list(enumerate(keys)))}
+        kept = sorted(first.values())
+        return (self if len(kept) == len(keys) else self.keep(kept)), [kept.index(first[key]) for key in keys]
 
 
 class HiddenStates(NamedTuple):
@@ -121,3 +140,8 @@ class HiddenStates(NamedTuple):
     valid: Tensor
     special: Tensor
     read: Tensor | None
+
+    def keep(self, rows: Tensor | Sequence[int]) -> HiddenStates:
+        """Only the pairs of the given indices; an index may be there more than once."""
+        kept: Any = {name: None if field is None else field[rows] for name, field in self._asdict().items()}
+        return self._replace(**kept)

@@ -10,9 +10,12 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "m2ib_lightning"
 LAYERS = [
     {"version", "errors", "types", "names", "checks", "files", "printable"},
+    {"parts"},
     {"verdict", "attribution", "display", "prior", "losses", "metrics", "backbones"},
     {"bottleneck"},
     {"store", "data", "methods"},
+    {"targets"},
+    {"phrases"},
     {"evaluation"},
     {"report"},
     {"callbacks"},

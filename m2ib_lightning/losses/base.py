@@ -24,6 +24,8 @@ class Bottlenecked(NamedTuple):
         embedding: (K, B, E) embeddings of the K noisy samples.
         clean: (B, E) clean embedding of the same modality.
         other: (B, E) clean embedding of the other modality.
+        target: (B, E) direction that `embedding`, normalised, is measured along: `other` normalised, unless the pair is
+            explained against something else, see `m2ib_lightning.targets`.
     """
 
     modality: Modality
@@ -36,6 +38,7 @@ class Bottlenecked(NamedTuple):
     embedding: Tensor
     clean: Tensor
     other: Tensor
+    target: Tensor
 
 
 Past = Sequence[Mapping[str, Tensor]]

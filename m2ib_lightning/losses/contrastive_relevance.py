@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
 from m2ib_lightning.losses.base import Bottlenecked, Embed, LossTerm
+from m2ib_lightning.losses.relevance import along
 
 SAME = 1 - 1e-5
 """Cosine from which on a negative is the positive itself."""
 
 
-def contrastive_relevance(embedding: Tensor, other: Tensor, negatives: Tensor, temperature: float = 0.07) -> Tensor:
+def contrastive_relevance(
+    embedding: Tensor, other: Tensor, negatives: Tensor, temperature: float = 0.07, target: Tensor | None = None
+) -> Tensor:
     """InfoNCE of the noisy embeddings, meaned over the noise.
 
     -log( exp(s+ / T) / (exp(s+ / T) + sum_n exp(s_n / T)) ) with s+ the cosine with the other half of the pair and s_n
@@ -26,12 +30,13 @@ def contrastive_relevance(embedding: Tensor, other: Tensor, negatives: Tensor, t
         negatives: (N, E) clean embeddings of the other modality. One that is a pair's own `other` does not count for
             that pair, so a list of all captions will do.
         temperature: T, > 0.
+        target: (B, E) direction that stands for s+ where it is not the cosine with `other`.
 
     Returns:
         (B,) nats, >= 0; about log(1 + N) where nothing is told apart, 0 without negatives.
     """
     embedding, other, negatives = (F.normalize(x.float(), dim=-1) for x in (embedding, other, negatives))
-    positive = (embedding * other).sum(-1, keepdim=True)  # (K, B, 1)
+    positive = rearrange(along(embedding, other if target is None else target), "k b -> k b 1")
     own = other @ negatives.T > SAME  # (B, N)
     rivals = (embedding @ negatives.T).masked_fill(own, -torch.inf)  # (K, B, N)
     logits = torch.cat([positive, rivals], -1) / temperature
@@ -79,4 +84,4 @@ class ContrastiveRelevance(LossTerm):
         if tower.modality not in self.negatives:
             return tower.lambda_.new_zeros(len(tower.lambda_))
         negatives = self.negatives[tower.modality].to(tower.other.device)
-        return contrastive_relevance(tower.embedding, tower.other, negatives, self.temperature)
+        return contrastive_relevance(tower.embedding, tower.other, negatives, self.temperature, tower.target)

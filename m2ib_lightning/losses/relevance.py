@@ -9,17 +9,36 @@ from torch.nn import functional as F
 from m2ib_lightning.losses.base import Bottlenecked, LossTerm
 
 
-def relevance(embedding: Tensor, other: Tensor) -> Tensor:
-    """Cosine similarity with the other modality's clean embedding, meaned over the noise (equation 5 of M2IB).
+def along(embedding: Tensor, target: Tensor) -> Tensor:
+    """How far normalised embeddings point along a direction: their cosine similarity if that is of length 1.
+
+    Args:
+        embedding: (..., B, E), of any length.
+        target: (B, E); a difference of two normalised embeddings is not of length 1 and stays so.
+
+    Returns:
+        (..., B), between minus and plus the length of the direction.
+
+    Example:
+        >>> import torch
+        >>> along(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 0.5]]))  # 0.5 * 4 / 5
+        tensor([0.4000])
+    """
+    # A sum of products: autocast would make an inner product one of half precision.
+    return reduce(F.normalize(embedding.float(), dim=-1) * target.float(), "... e -> ...", "sum")
+
+
+def relevance(embedding: Tensor, target: Tensor) -> Tensor:
+    """`along` the target, meaned over the noise: equation 5 of M2IB where the target is the other modality.
 
     Args:
         embedding: (K, B, E) embeddings of the noisy samples.
-        other: (B, E) clean embedding of the other modality.
+        target: (B, E) direction.
 
     Returns:
-        (B,) in [-1, 1].
+        (B,), in [-1, 1] for a target of length 1.
     """
-    return reduce(F.cosine_similarity(embedding.float(), other.float(), dim=-1), "k b -> b", "mean")
+    return along(embedding, target).mean(0)
 
 
 class Relevance(LossTerm):
@@ -28,5 +47,5 @@ class Relevance(LossTerm):
     maximised = True
 
     def forward(self, tower: Bottlenecked) -> Tensor:
-        """Cosine similarity through the bottleneck, (B,)."""
-        return relevance(tower.embedding, tower.other)
+        """How far what comes through the bottleneck points along the target, (B,)."""
+        return relevance(tower.embedding, tower.target)

@@ -243,7 +243,9 @@ class M2IB(AttributionMethod):
         shown = [n + (reason in (CONVERGED, DIVERGED)) for n, reason in zip(updates, reasons, strict=True)]
         history = {name: torch.stack([v[name] for v in fit.history]).cpu().numpy() for name in fit.history[0]}
         count = len(shown)
-        through = {m: history.get(f"{m}/relevance") for m in MODALITIES}
+        # Along another target than the other modality it is no similarity, and stands in the history alone.
+        similar = history if fit.batch.targets is None else {}
+        through = {m: similar.get(f"{m}/relevance") for m in MODALITIES}
         scores = {
             f"{m}_score": [float("nan")] * count if found is None else found[-1].tolist()
             for m, found in through.items()

@@ -57,7 +57,7 @@ class MaskFit(nn.Module):
 
     Args:
         backbone: Frozen.
-        batch: The pairs.
+        batch: The pairs. Where it has targets, only the towers that they name are fitted.
         towers: The towers to explain, and how.
         loss_terms: What is minimised.
         noise: Shared by all batches.
@@ -83,6 +83,8 @@ class MaskFit(nn.Module):
         noise_chunk: int | None = None,
     ) -> None:
         super().__init__()
+        if batch.targets is not None:
+            towers = {modality: tower for modality, tower in towers.items() if modality in batch.targets}
         self._backbone = [backbone]  # in a list: its weights are none of the fit's
         self.batch, self.towers, self.noise, self.noise_chunk = batch, dict(towers), noise, noise_chunk
         self.terms = _named_terms(loss_terms, self.towers)
@@ -105,9 +107,11 @@ class MaskFit(nn.Module):
     def _run_clean(self, modality: Modality) -> None:
         tower = self.backbone.tower(modality)
         layer = self.towers[modality].layer if modality in self.towers else "embeddings"
-        hidden = tower.prefix(self.batch, layer)
-        self.hidden[modality], self.grids[modality] = hidden, tower.grids(self.batch)
-        self.clean[modality] = tower.suffix(rearrange(hidden.states, "b l d -> 1 b l d"), hidden, layer)[0].float()
+        once, rows = self.batch.distinct()
+        hidden = tower.prefix(once, layer)
+        clean = tower.suffix(rearrange(hidden.states, "b l d -> 1 b l d"), hidden, layer)[0].float()
+        self.hidden[modality], self.clean[modality] = hidden.keep(rows), clean[rows]
+        self.grids[modality] = tower.grids(self.batch)
 
     def _new_bottleneck(self, modality: Modality, tower: TowerSetting) -> InformationBottleneck:
         # On the embeddings the read-out token has not read anything yet: it is a token like any other.
@@ -127,6 +131,12 @@ class MaskFit(nn.Module):
     def score(self) -> Tensor:
         """(B,) cosine similarity of the clean pairs."""
         return F.cosine_similarity(self.clean["image"], self.clean["text"])
+
+    def target(self, modality: Modality) -> Tensor:
+        """(B, E) direction that a tower's normalised embedding is measured along."""
+        if self.batch.targets is None:
+            return F.normalize(self.clean["text" if modality == "image" else "image"], dim=-1)
+        return self.batch.targets[modality]
 
     def step(self, optimizer: AnyOptimizer, backward: Callable[[Tensor], None] | None = None) -> dict[str, Tensor]:
         """Make one optimisation step of the masks of every pair that still runs.
@@ -247,6 +257,7 @@ class MaskFit(nn.Module):
             embedding=self.towers[modality].suffix(z, hidden, self.towers[modality].layer).float(),
             clean=self.clean[modality],
             other=self.clean["text" if modality == "image" else "image"],
+            target=self.target(modality),
         )
 
     def _judged(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -334,8 +345,7 @@ class MaskFit(nn.Module):
         """Go on with the running pairs alone; the optimiser's state goes with them."""
         rows = self.stopping.running.nonzero()[:, 0]
         for modality, hidden in self.hidden.items():
-            kept: Any = {name: None if field is None else field[rows] for name, field in hidden._asdict().items()}
-            self.hidden[modality] = hidden._replace(**kept)
+            self.hidden[modality] = hidden.keep(rows)
             self.clean[modality] = self.clean[modality][rows]
             grids = self.grids[modality]
             self.grids[modality] = None if grids is None else [grids[row] for row in rows.tolist()]
@@ -371,7 +381,8 @@ def _named_terms(
     named: dict[str, tuple[LossTerm, tuple[Modality, ...]]] = {
         f"{modality}/{term.name}": (term, (modality,)) for modality in towers for term in own
     }
-    return named | {f"joint/{term.name}": (term, MODALITIES) for term in joint}
+    both = set(MODALITIES) <= set(towers)
+    return named | ({f"joint/{term.name}": (term, MODALITIES) for term in joint} if both else {})
 
 
 def _moves(term: LossTerm) -> bool:

@@ -1,4 +1,4 @@
-"""What baselines explain: the cosine similarity of a batch of pairs as a function of one tower's input."""
+"""What baselines explain: how far a tower's embeddings point along their targets, as a function of its input."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from m2ib_lightning.backbones import Backbone
+from m2ib_lightning.losses import along
 from m2ib_lightning.types import HiddenStates, Layer, Modality, PairBatch
 
 SEQUENCE_VALUES = 2**21
@@ -21,24 +22,29 @@ SEQUENCE_VALUES = 2**21
 
 
 class Objective:
-    """cos(f_m(x), e_other) with x the pixels (b, 3, h, w) or token embeddings (b, l, d) of one modality m.
+    """<f_m(x) / |f_m(x)|, t> with x the pixels (b, 3, h, w) or token embeddings (b, l, d) of one modality m.
+
+    By default t is the normalised embedding of the other modality, and this is the cosine similarity.
 
     Args:
         backbone: The frozen model.
         batch: The pairs.
         modality: m, the tower whose input is explained.
-        target: Clean embedding of the other modality, (b, e).
-        clean: Cosine similarity of the clean pairs, (b,).
+        embedding: f_m(x) of the pairs as they are, (b, e).
+        target: t, a direction of the shared space, (b, e).
 
     Attributes:
         inputs: x of the pairs as they are.
-        clean: As given.
+        clean: The objective of the pairs as they are, (b,).
+        embedding: As given.
         hidden: The tower's states on the embeddings.
         content: The tokens that stand for a part of the input, (b, l) bool.
         grid: (gh, gw) of an image, None of a text.
     """
 
-    def __init__(self, backbone: Backbone, batch: PairBatch, modality: Modality, target: Tensor, clean: Tensor) -> None:
+    def __init__(
+        self, backbone: Backbone, batch: PairBatch, modality: Modality, embedding: Tensor, target: Tensor
+    ) -> None:
         self.backbone, self.modality, self.tower = backbone, modality, backbone.tower(modality)
         # Clones: what was made in inference mode cannot take part in a gradient.
         self.batch = batch._replace(
@@ -46,7 +52,7 @@ class Objective:
             input_ids=batch.input_ids.clone(),
             attention_mask=batch.attention_mask.clone(),
         )
-        self.target, self.clean = target, clean
+        self.embedding, self.target, self.clean = embedding, target, along(embedding, target)
         with torch.no_grad():
             self.inputs, self.hidden = self._read()
         self.content = self.hidden.valid & ~self.hidden.special
@@ -67,7 +73,7 @@ class Objective:
     def of_states(self, states: Tensor, hidden: HiddenStates, layer: Layer) -> Tensor:
         """Cosine similarities (k, b) with hidden states (k, b, l, d) after block `layer`."""
         embedding = self.tower.suffix(states, hidden, layer).float()
-        return F.cosine_similarity(embedding, self.target, dim=-1)
+        return along(embedding, self.target)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Cosine similarities (k, b) with other inputs, (k, b, 3, h, w) or (k, b, l, d)."""
@@ -79,7 +85,7 @@ class Objective:
                 hidden = self.tower.prefix(many, "embeddings")
         states = rearrange(hidden.states, "kb l d -> 1 kb l d")
         embedding = self.tower.suffix(states, hidden, "embeddings").float()
-        return F.cosine_similarity(rearrange(embedding, "1 (k b) e -> k b e", k=len(inputs)), self.target, dim=-1)
+        return along(rearrange(embedding, "1 (k b) e -> k b e", k=len(inputs)), self.target)
 
     def gradient(self, inputs: Tensor) -> Tensor:
         """D cos / d x at other inputs, (k, b, 3, h, w) or (k, b, l, d)."""
@@ -144,12 +150,12 @@ class Objective:
 
 
 def objectives(backbone: Backbone, batch: PairBatch) -> dict[Modality, Objective]:
-    """The objective of each tower, with the clean embedding of the other."""
+    """The objective of each tower, with the batch's targets or else the normalised clean embedding of the other."""
     image, text = backbone.embed("image", batch).float(), backbone.embed("text", batch).float()
-    clean = F.cosine_similarity(image, text, dim=-1)
+    targets = {"image": F.normalize(text, dim=-1), "text": F.normalize(image, dim=-1)} | dict(batch.targets or {})
     return {
-        "image": Objective(backbone, batch, "image", text, clean),
-        "text": Objective(backbone, batch, "text", image, clean),
+        "image": Objective(backbone, batch, "image", image, targets["image"]),
+        "text": Objective(backbone, batch, "text", text, targets["text"]),
     }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from m2ib_lightning.attribution import Attribution
+from m2ib_lightning.parts import Phrase, Region
 from m2ib_lightning.types import BadPair
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 SCHEMA = 4
 """Version of the columns."""
 
-ADDED = ("metrics", "fingerprint", "image_match", "text_match", "verdict")
+ADDED = ("metrics", "fingerprint", "image_match", "text_match", "verdict", "phrases", "regions")
 """Columns that parts of earlier versions lack."""
 
 Precision = Literal["float32", "float16"]
@@ -56,6 +57,32 @@ def columns(precision: Precision = "float32") -> pa.Schema:
             # No Arrow map: `datasets` cannot read one.
             ("history", pa.list_(pa.struct([("name", pa.string()), ("values", values)]))),
             ("metrics", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))),
+            (
+                "phrases",
+                pa.list_(
+                    pa.struct(
+                        [
+                            ("text", pa.string()),
+                            ("span", pa.list_(pa.int32())),
+                            ("effect", pa.float32()),
+                            ("grid", pa.list_(pa.int32())),
+                            ("values", values),
+                        ]
+                    )
+                ),
+            ),
+            (
+                "regions",
+                pa.list_(
+                    pa.struct(
+                        [
+                            ("box", pa.list_(pa.float64())),
+                            ("effect", pa.float32()),
+                            ("values", values),
+                        ]
+                    )
+                ),
+            ),
             ("settings", pa.string()),
             ("fingerprint", pa.string()),
         ]
@@ -109,6 +136,8 @@ def _row(a: Attribution, precision: Precision) -> dict[str, Any]:
         "stop_reason": a.stop_reason,
         "history": [{"name": name, "values": values} for name, values in a.history.items()],
         "metrics": [{"name": name, "value": value} for name, value in a.metrics.items()],
+        "phrases": [phrase.as_dict() for phrase in a.phrases],
+        "regions": [region.as_dict() for region in a.regions],
         "settings": json.dumps(a.settings),
     }
 
@@ -125,6 +154,8 @@ def to_attribution(row: dict[str, Any]) -> Attribution:
         view=tuple(row.pop("view")),
         history={h["name"]: np.array(h["values"], dtype=np.float32) for h in row.pop("history")},
         metrics={m["name"]: m["value"] for m in row.pop("metrics", None) or ()},  # parts of version 1 have none
+        phrases=[Phrase.from_dict(p) for p in row.pop("phrases", None) or ()],
+        regions=[Region.from_dict(r) for r in row.pop("regions", None) or ()],
         settings=json.loads(row.pop("settings")),
         **row,
     )

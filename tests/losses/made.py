@@ -33,4 +33,5 @@ def tower(
         "clean": torch.randn(2, 8, generator=generator),
         "other": torch.randn(2, 8, generator=generator),
     }
+    made["target"] = torch.nn.functional.normalize(made["other"], dim=-1)
     return Bottlenecked(**(made | changes))

@@ -1,13 +1,19 @@
 import torch
+from torch.nn.functional import normalize
 
 from m2ib_lightning.losses import LossTerm, Relevance, relevance
 
 
 def test_relevance_is_the_mean_cosine_over_samples():
     embedding = torch.tensor([[[3.0, 4.0]], [[0.0, 2.0]]])
-    other = torch.tensor([[5.0, 0.0]])
+    target = torch.tensor([[1.0, 0.0]])
     # cosines 3/5 and 0
-    torch.testing.assert_close(relevance(embedding, other), torch.tensor([0.3]))
+    torch.testing.assert_close(relevance(embedding, target), torch.tensor([0.3]))
+
+
+def test_relevance_grows_with_the_length_of_its_target_and_not_with_that_of_the_embedding():
+    embedding, target = torch.randn(3, 4, 8), torch.randn(4, 8)
+    torch.testing.assert_close(relevance(7 * embedding, 0.5 * target), 0.5 * relevance(embedding, target))
 
 
 def test_relevance_agrees_with_scikit_learn():
@@ -15,7 +21,7 @@ def test_relevance_agrees_with_scikit_learn():
 
     embedding, other = torch.randn(3, 4, 8), torch.randn(4, 8)
     expected = [cosine_similarity(embedding[:, b].numpy(), other[b : b + 1].numpy()).mean() for b in range(4)]
-    torch.testing.assert_close(relevance(embedding, other), torch.tensor(expected))
+    torch.testing.assert_close(relevance(embedding, normalize(other, dim=-1)), torch.tensor(expected))
 
 
 def test_relevance_is_maximised():

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
@@ -37,13 +38,14 @@ class Baseline(AttributionMethod):
         """Explain a batch of pairs; one result each, in order."""
         with gradients():
             both = objectives(self.prepare(), batch)
-            maps = {m: self.relevance(both[m]).detach() for m in self.modalities}
+            asked = MODALITIES if batch.targets is None else batch.targets
+            maps = {m: self.relevance(both[m]).detach() for m in self.modalities if m in asked}
         return as_attributions(
             batch,
             image=list(maps["image"]) if "image" in maps else None,
             text=list(maps["text"]) if "text" in maps else None,
             special=both["text"].hidden.special,
-            score=both["text"].clean,
+            score=F.cosine_similarity(both["image"].embedding, both["text"].embedding),
             unit=self.unit,
             settings=self.settings,
             **match_scores(self.prepare(), both["text"].target, both["image"].target),

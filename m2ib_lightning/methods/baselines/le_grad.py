@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from einops import einsum, rearrange, reduce
 from torch import Tensor
-from torch.nn import functional as F
 
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.backbones.transformer import TransformerTower
+from m2ib_lightning.losses import along
 from m2ib_lightning.methods.attention import AttentionRecord
 from m2ib_lightning.methods.base import MODALITIES
 from m2ib_lightning.methods.baselines.base import Baseline
@@ -77,7 +77,7 @@ def block_scores(objective: Objective) -> tuple[list[Tensor], list[Tensor]]:
         weights += [call.weights for call in record.calls]
         mean = reduce(states * shown, "b l d -> b d", "sum") / reduce(shown.long(), "b l 1 -> b 1", "sum")
         pooled = states if hidden.read is None else mean
-        scores.append(F.cosine_similarity(tower.head(pooled, hidden.valid).float(), objective.target))
+        scores.append(along(tower.head(pooled, hidden.valid), objective.target))
     if len(weights) != len(scores):
         raise ValueError(
             f"Expected one attention in each of {len(scores)} blocks but saw {len(weights)}. "

@@ -1,0 +1,82 @@
+"""What is known of a part of a pair: a phrase of its text, or a region of its picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from m2ib_lightning.types import Box
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(eq=False)
+class Phrase:
+    """A phrase of a text and where in the picture it is.
+
+    Attributes:
+        text: The phrase.
+        span: Its (start, end) characters in the caption.
+        effect: Similarity of the pair minus that without the phrase. Below 0 the phrase speaks against the pair.
+        image_map: (gh, gw) float32 in the result's `unit`: what the picture must keep for that difference to stay.
+    """
+
+    text: str
+    span: tuple[int, int]
+    effect: float
+    image_map: NDArray[np.float32]
+
+    @property
+    def against(self) -> bool:
+        """Whether the pair is more similar without it; the map then shows what speaks against the phrase."""
+        return self.effect < 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as they are stored."""
+        return {
+            "text": self.text,
+            "span": list(self.span),
+            "effect": self.effect,
+            "grid": list(self.image_map.shape),
+            "values": self.image_map.ravel().tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, kept: dict[str, Any]) -> Phrase:
+        """What `as_dict` gave."""
+        start, end = kept["span"]
+        image_map = np.array(kept["values"], dtype=np.float32).reshape(kept["grid"])
+        return cls(kept["text"], (start, end), kept["effect"], image_map)
+
+
+@dataclass(eq=False)
+class Region:
+    """A region of a picture and which words speak about it.
+
+    Attributes:
+        box: (left, top, right, bottom) around it, in fractions of the picture's width and height.
+        effect: Similarity of the pair minus that without the region. Below 0 it speaks against the pair.
+        text_map: (L,) float32 in the result's `unit`, one value a token.
+    """
+
+    box: Box
+    effect: float
+    text_map: NDArray[np.float32]
+
+    @property
+    def against(self) -> bool:
+        """Whether the pair is more similar without it; the map then shows which words the region speaks against."""
+        return self.effect < 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as they are stored."""
+        return {"box": list(self.box), "effect": self.effect, "values": self.text_map.tolist()}
+
+    @classmethod
+    def from_dict(cls, kept: dict[str, Any]) -> Region:
+        """What `as_dict` gave."""
+        left, top, right, bottom = kept["box"]
+        return cls((left, top, right, bottom), kept["effect"], np.array(kept["values"], dtype=np.float32))

@@ -1,0 +1,263 @@
+"""Targets: what a pair is explained against, as directions of the space that images and texts share.
+
+The relevance of a tower is how far its normalised embedding points along its target. With the other modality's
+normalised embedding as target that is the cosine similarity. With a difference of two, n(full) - n(without), it is how
+much more similar the tower's embedding is to the one than to the other, and the map shows where that difference lies.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, cast, get_args
+
+import numpy as np
+import torch
+from einops import rearrange, reduce
+from PIL import Image, ImageFilter
+from torch import Tensor
+from torch.nn import functional as F
+
+from m2ib_lightning.backbones import Backbone
+from m2ib_lightning.losses import along
+from m2ib_lightning.methods.calibration import default_layer, find_priors
+from m2ib_lightning.methods.embed_alone import embed_alone
+from m2ib_lightning.types import Box, Modality, PairBatch
+
+Span = tuple[int, int]
+"""(start, end) characters of a text."""
+
+PhraseOut = Literal["deleted", "neutral", "mean"]
+"""How a phrase is taken out of its text: left out with the article before it, replaced by `NEUTRAL`, or its tokens'
+embeddings replaced by their mean over data."""
+
+RegionOut = Literal["blurred", "mean"]
+"""How a region is taken out of its picture: blurred until nothing is seen in it, or the hidden states of its patches
+replaced by their mean over data."""
+
+NEUTRAL = "thing"
+"""What stands for a phrase that is replaced, and for all of a text of which nothing would be left."""
+
+BLUR = 0.125
+"""Standard deviation of the blur, in widths of the picture."""
+
+
+class Target(ABC):
+    """A maker of targets. A further one implements `directions`."""
+
+    @abstractmethod
+    def directions(self, backbone: Backbone, batch: PairBatch) -> dict[Modality, Tensor]:
+        """For each tower that is to be explained the direction (B, E) that its embedding is measured along."""
+
+    def aim(self, backbone: Backbone, batch: PairBatch) -> PairBatch:
+        """The batch with its targets; every method explains it against them."""
+        return batch._replace(targets=self.directions(backbone, batch))
+
+
+class OtherModality(Target):
+    """Each tower against the other one's normalised clean embedding: relevance is the cosine similarity."""
+
+    def directions(self, backbone: Backbone, batch: PairBatch) -> dict[Modality, Tensor]:
+        """(B, E), of length 1, for both towers."""
+        return {"image": unit(backbone, "text", batch), "text": unit(backbone, "image", batch)}
+
+
+class Difference(Target):
+    """Against n(own) - n(without), not renormalised: what makes one input of a pair differ from another in its place.
+
+    A further one implements `without`.
+
+    Attributes:
+        changed: The modality whose input is compared with another.
+        explained: The towers that the difference is a target of.
+    """
+
+    changed: Modality
+    explained: ClassVar[tuple[Modality, ...]]
+
+    @abstractmethod
+    def without(self, backbone: Backbone, batch: PairBatch) -> Tensor:
+        """(B, E) embeddings of what is in the place of the input, of any length."""
+
+    def directions(self, backbone: Backbone, batch: PairBatch) -> dict[Modality, Tensor]:
+        """(B, E), of the length of the difference."""
+        difference = unit(backbone, self.changed, batch) - F.normalize(self.without(backbone, batch).float(), dim=-1)
+        return dict.fromkeys(self.explained, difference)
+
+
+class Against(Difference):
+    """Against a foil: what speaks for this text rather than that one, or for this picture rather than that one.
+
+    Both towers are explained. The map of the one shows where it agrees with the difference, that of the changed one
+    what of it makes the difference.
+
+    Args:
+        foils: One for each pair, or one for all: captions, or pictures or their files for `modality` "image".
+        modality: Of the foils.
+    """
+
+    explained = ("image", "text")
+
+    def __init__(self, foils: Sequence[Any], modality: Modality = "text") -> None:
+        self.foils, self.changed = list(foils), modality
+
+    def without(self, backbone: Backbone, batch: PairBatch) -> Tensor:
+        """Embeddings of the foils."""
+        found = embed_alone(backbone, self.changed, self.foils)
+        return found.expand(len(batch.pixel_values), -1) if len(found) == 1 else found
+
+
+class WithoutPhrase(Difference):
+    """Against the text without a phrase: where in the picture that phrase is. The image is explained.
+
+    Args:
+        spans: Of the phrase, one for each pair of a batch.
+        out: How it is taken out.
+    """
+
+    changed: Modality = "text"
+    explained = ("image",)
+
+    def __init__(self, spans: Sequence[Span], out: PhraseOut = "mean") -> None:
+        self.spans, self.out = list(spans), checked(out, PhraseOut)
+
+    def without(self, backbone: Backbone, batch: PairBatch) -> Tensor:
+        """Embeddings of the texts without their phrases."""
+        if self.out == "mean":
+            return self._at_mean(backbone, batch)
+        pairs = zip(batch.pairs, self.spans, strict=True)
+        texts = [take_out(pair.text, span, "" if self.out == "deleted" else NEUTRAL) for pair, span in pairs]
+        once = list(dict.fromkeys(texts))
+        return embed_alone(backbone, "text", once)[[once.index(text) for text in texts]]
+
+    def _at_mean(self, backbone: Backbone, batch: PairBatch) -> Tensor:
+        prior = find_priors(backbone, "measured", {"text": "embeddings"})["text"].to(batch.input_ids.device)
+        with torch.no_grad():
+            hidden = backbone.text.prefix(batch, "embeddings")
+            out = torch.zeros_like(hidden.valid)
+            for row, ((start, end), spans) in enumerate(zip(self.spans, batch.spans, strict=True)):
+                for token, (first, last) in enumerate(spans):
+                    out[row, token] = first < end and last > start
+            states = torch.where(rearrange(out, "b l -> b l 1"), prior.mean, hidden.states)
+            return backbone.text.suffix(rearrange(states, "b l d -> 1 b l d"), hidden, "embeddings")[0]
+
+
+class WithoutRegion(Difference):
+    """Against the picture without a region: which words speak about it. The text is explained.
+
+    Args:
+        regions: (H, W) bool, the region in the pixels of each pair's picture.
+        out: How it is taken out.
+    """
+
+    changed: Modality = "image"
+    explained = ("text",)
+
+    def __init__(self, regions: Sequence[np.ndarray], out: RegionOut = "blurred") -> None:
+        self.regions, self.out = list(regions), checked(out, RegionOut)
+
+    def without(self, backbone: Backbone, batch: PairBatch) -> Tensor:
+        """Embeddings of the pictures without their regions."""
+        if self.out == "mean":
+            return self._at_mean(backbone, batch)
+        pairs = zip(batch.pairs, self.regions, strict=True)
+        return embed_alone(backbone, "image", [blur(pair.image, region) for pair, region in pairs])
+
+    def _at_mean(self, backbone: Backbone, batch: PairBatch) -> Tensor:
+        layer = default_layer("image", backbone.image.depth, "measured")
+        prior = find_priors(backbone, "measured", {"image": layer})["image"].to(batch.pixel_values.device)
+        with torch.no_grad():
+            hidden = backbone.image.prefix(batch, layer)
+            states = hidden.states.clone()
+            grids = backbone.image.grids(batch)
+            if grids is None:
+                raise ValueError("Expected an image tower of patches but it has none. Remedy: out='blurred'.")
+            for row, (region, grid) in enumerate(zip(self.regions, grids, strict=True)):
+                cells = torch.from_numpy(cells_of(region, batch.views[row], grid).ravel())
+                content = (~hidden.special[row]).nonzero()[:, 0]
+                states[row, content[cells.to(content.device)]] = prior.mean
+            return backbone.image.suffix(rearrange(states, "b l d -> 1 b l d"), hidden, layer)[0]
+
+
+def unit(backbone: Backbone, modality: Modality, batch: PairBatch) -> Tensor:
+    """(B, E) clean embeddings of length 1."""
+    once, rows = batch.distinct()
+    return F.normalize(backbone.embed(modality, once).float(), dim=-1)[rows]
+
+
+def effects(backbone: Backbone, batch: PairBatch, directions: Mapping[Modality, Tensor]) -> Tensor:
+    """(B,) how far the clean pairs point along the target of a tower.
+
+    For a difference, the similarity of the pair minus that without; below 0 where it is more similar without.
+    """
+    modality = next(iter(directions))
+    return along(unit(backbone, modality, batch), directions[modality])
+
+
+def take_out(text: str, span: Span, instead: str = "") -> str:
+    """A text without the characters of a span; what is left out takes an article before it along.
+
+    >>> take_out("a photo of a red crab and a tree", (13, 21))
+    'a photo of and a tree'
+    >>> take_out("a photo of a red crab and a tree", (13, 21), "thing")
+    'a photo of a thing and a tree'
+    """
+    start, end = span
+    before = text[:start] if instead else re.sub(r"\b(an?|the)\s+$", "", text[:start], flags=re.IGNORECASE)
+    left = re.sub(r"\s+", " ", f"{before} {instead} {text[end:]}").strip()
+    left = re.sub(r"\s+([,.;:!?])", r"\1", left)
+    return left if re.search(r"\w", left) else NEUTRAL
+
+
+def blur(image: Image.Image, region: np.ndarray) -> Image.Image:
+    """A picture with a region (H, W) bool blurred, its border smooth."""
+    blurred = image.filter(ImageFilter.GaussianBlur(BLUR * image.width))
+    soft = Image.fromarray((255 * region).astype(np.uint8)).filter(ImageFilter.GaussianBlur(image.width / 100))
+    return Image.composite(blurred, image, soft)
+
+
+def box_region(box: Box, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool, the pixels of a box (left, top, right, bottom) in pixels, in a picture of (width, height).
+
+    Raises:
+        ValueError: The box holds no pixel of the picture.
+    """
+    left, top, right, bottom = (round(side) for side in box)
+    region = np.zeros((size[1], size[0]), dtype=bool)
+    region[max(0, top) : max(0, bottom), max(0, left) : max(0, right)] = True
+    if not region.any():
+        raise ValueError(
+            f"Expected a box (left, top, right, bottom) in a picture of {size[0]} x {size[1]} pixels but got {box}. "
+            "Remedy: give it in pixels of the picture."
+        )
+    return region
+
+
+def cells_of(region: np.ndarray, view: Box, grid: tuple[int, int]) -> np.ndarray:
+    """(gh, gw) bool, the cells of a map that a region (H, W) covers by half or more; at least the one it covers most.
+
+    Args:
+        region: In the pixels of the picture.
+        view: What the model saw of the picture, in fractions.
+        grid: (gh, gw).
+    """
+    height, width = region.shape
+    box = (view[0] * width, view[1] * height, view[2] * width, view[3] * height)
+    size = (8 * grid[1], 8 * grid[0])
+    seen = Image.fromarray((255 * region).astype(np.uint8)).transform(size, Image.Transform.EXTENT, box)
+    share = reduce(np.asarray(seen, dtype=np.float32) / 255, "(gh y) (gw x) -> gh gw", "mean", y=8, x=8)
+    return cast(np.ndarray, (share >= 0.5) | (share == share.max()) & (share > 0))
+
+
+def checked(value: Any, kinds: Any) -> Any:
+    """One of the words of a `Literal`.
+
+    Raises:
+        ValueError: It is another.
+    """
+    if value not in get_args(kinds):
+        raise ValueError(
+            f"Expected `out` to be one of {', '.join(get_args(kinds))} but got {value!r}. Remedy: choose one of those."
+        )
+    return value

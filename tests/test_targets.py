@@ -1,0 +1,208 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from m2ib_lightning import AttributionStore, explain, load_backbone
+from m2ib_lightning.attribution import Attribution
+from m2ib_lightning.backbones import Backbone
+from m2ib_lightning.data import make_scene
+from m2ib_lightning.methods import M2IB, Occlusion, Saliency
+from m2ib_lightning.phrases import explain_phrases, find_spans, phrases_of_each, strongest_phrases
+from m2ib_lightning.store.parts import Provenance
+from m2ib_lightning.targets import Against, OtherModality, WithoutPhrase, WithoutRegion, box_region, cells_of, effects
+from m2ib_lightning.types import Pair, PairBatch
+from tests.made import attribution
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Backbone:
+    return load_backbone("embedded")
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [make_scene(60_000 + i, kind="two_of_four") for i in range(3)]
+
+
+@pytest.fixture(scope="module")
+def batch(embedded, scenes) -> PairBatch:
+    return embedded.preprocess_pairs([Pair(str(i), s.image, s.caption) for i, s in enumerate(scenes)])
+
+
+@pytest.fixture(scope="module")
+def quick(embedded) -> M2IB:
+    return M2IB(embedded, steps=3, noise_samples=2)
+
+
+def assert_close_maps(found: Attribution, expected: Attribution) -> None:
+    for name in ("image_map", "text_map"):
+        a, b = getattr(found, name), getattr(expected, name)
+        np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("kind", [M2IB, Saliency])
+def test_the_other_modality_as_target_is_what_is_explained_without_one(embedded, batch, kind):
+    method = kind(embedded, steps=2, noise_samples=2) if kind is M2IB else kind(embedded)
+    for found, expected in zip(
+        method.attribute(OtherModality().aim(embedded, batch)), method.attribute(batch), strict=True
+    ):
+        assert_close_maps(found, expected)
+
+
+def library_text(backbone: Backbone, text: str) -> torch.Tensor:
+    """The unit embedding (E,) by the library's own full forward."""
+    found = backbone.preprocess([make_scene(0).image], [text])
+    with torch.no_grad():
+        given = {"input_ids": found.input_ids, "attention_mask": found.attention_mask}
+        state = backbone.model.text_model(**given).pooler_output
+        return normalize(backbone.model.text_projection(state)[0], dim=0)
+
+
+def test_the_target_of_a_deleted_phrase_is_the_difference_of_two_captions(embedded, batch, scenes):
+    spans = [scene.spans[0] for scene in scenes]
+    found = WithoutPhrase(spans, out="deleted").directions(embedded, batch)
+    assert list(found) == ["image"]
+    start, end = spans[1]
+    text = scenes[1].caption
+    before = text[:start].removesuffix("a ").removesuffix("an ").removesuffix("the ")
+    without = " ".join((before + text[end:]).split())
+    expected = library_text(embedded, text) - library_text(embedded, without)
+    torch.testing.assert_close(found["image"][1], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_an_effect_is_the_clean_similarity_minus_that_with_the_foil(embedded, batch):
+    foil = "a photo of a whale"
+    found = effects(embedded, batch, Against([foil]).directions(embedded, batch))
+    image = normalize(embedded.embed("image", batch), dim=-1)
+    expected = [
+        picture @ library_text(embedded, pair.text) - picture @ library_text(embedded, foil)
+        for picture, pair in zip(image, batch.pairs, strict=True)
+    ]
+    torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=1e-4)
+
+
+def test_a_phrase_is_explained_the_same_alone_as_beside_others(embedded, quick, batch, scenes):
+    spans = [list(scene.spans) for scene in scenes]
+    together = explain_phrases(quick, batch, spans)
+    alone = explain_phrases(quick, batch.keep([2]), [[spans[2][1]]])[0][0]
+    assert alone.span == together[2][1].span
+    largest = np.abs(alone.image_map).max()
+    np.testing.assert_allclose(together[2][1].image_map, alone.image_map, atol=1e-4 * largest)
+    assert together[2][1].effect == pytest.approx(alone.effect, abs=1e-5)
+
+
+def test_phrases_of_a_picture_share_what_comes_before_the_bottleneck(embedded, quick, batch, monkeypatch):
+    rows = batch.keep([0, 0, 1, 0])
+    seen = []
+    prefix = embedded.image.prefix
+    monkeypatch.setattr(embedded.image, "prefix", lambda b, layer: seen.append(len(b.pixel_values)) or prefix(b, layer))
+    fit = quick.new_fit(rows)
+    assert seen == [2]
+    torch.testing.assert_close(fit.hidden["image"].states[3], fit.hidden["image"].states[0])
+    assert len(fit.clean["image"]) == 4
+
+
+def test_a_difference_explains_only_the_tower_that_it_is_a_target_of(embedded, quick, batch, scenes):
+    aimed = WithoutPhrase([scene.spans[0] for scene in scenes]).aim(embedded, batch)
+    for method in (quick, Saliency(embedded)):
+        assert all(a.text_map is None and a.image_map is not None for a in method.attribute(aimed))
+    # What comes through is no similarity then: it would be compared with the pair's and called lost.
+    assert all(np.isnan(a.image_score) for a in quick.attribute(aimed))
+
+
+def test_occlusion_against_the_opposite_direction_is_its_negative(embedded, batch, scenes):
+    aimed = WithoutPhrase([scene.spans[0] for scene in scenes]).aim(embedded, batch)
+    assert aimed.targets is not None
+    opposite = aimed._replace(targets={"image": -aimed.targets["image"]})
+    method = Occlusion(embedded)
+    for a, b in zip(method.attribute(aimed), method.attribute(opposite), strict=True):
+        assert a.image_map is not None and b.image_map is not None
+        np.testing.assert_allclose(a.image_map, -b.image_map, atol=1e-5)
+        assert a.score == b.score  # the pair's similarity is not what it is explained against
+
+
+@pytest.mark.parametrize("out", ["deleted", "mean"])
+def test_a_word_that_is_not_there_has_a_negative_effect(embedded, out):
+    scene = make_scene(7, objects=("cat", "key"))
+    text = "a cat and a banana"
+    batch = embedded.preprocess_pairs([Pair(str(i), scene.image, text) for i in range(2)])
+    target = WithoutPhrase(find_spans(text, ["cat", "banana"]), out)
+    there, absent = effects(embedded, batch, target.directions(embedded, batch)).tolist()
+    assert there > 0.05 and absent < -0.05
+
+
+def test_explain_finds_phrases_and_words_of_regions():
+    scene = make_scene(60_001, kind="two_of_four")
+    boxes = [item.box for item in scene.objects[:2]]
+    (a,) = explain(scene.image, scene.caption, phrases=[item.name for item in scene.objects[:2]], regions=boxes)
+    for index, (phrase, region) in enumerate(zip(a.phrases, a.regions, strict=True)):
+        assert phrase.text == scene.objects[index].name and phrase.effect > 0 and not phrase.against
+        cells = cells_of(scene.labels == index, a.view, phrase.image_map.shape)
+        other = cells_of(scene.labels == 1 - index, a.view, phrase.image_map.shape)
+        assert phrase.image_map[cells].sum() > 5 * phrase.image_map[other].sum()
+        assert max(a.words(region.text_map), key=lambda word: word[1])[0] == scene.objects[index].name
+
+
+def test_the_strongest_phrases_are_runs_of_words_above_the_mean():
+    a = attribution(
+        text="a red crab here", text_map=np.array([1, 5, 6, 2], dtype=np.float32), tokens=["a", "red", "crab", "here"],
+        special=np.zeros(4, dtype=bool), spans=[(0, 1), (2, 5), (6, 10), (11, 15)],
+    )  # fmt: skip
+    # Their mean is 3.5.
+    assert strongest_phrases(a) == [(2, 10)]
+
+
+def test_regions_are_looked_for_in_what_the_model_saw():
+    region = box_region((50, 0, 100, 100), (100, 100))
+    # The model saw the right half: all of it is the region.
+    assert cells_of(region, (0.5, 0.0, 1.0, 1.0), (2, 2)).all()
+    np.testing.assert_array_equal(cells_of(region, (0.0, 0.0, 1.0, 1.0), (2, 2)), [[False, True], [False, True]])
+
+
+@pytest.mark.parametrize("out", ["blurred", "mean"])
+def test_a_picture_without_its_named_object_is_less_similar(embedded, batch, scenes, out):
+    regions = [scene.labels == 0 for scene in scenes]
+    found = WithoutRegion(regions, out).directions(embedded, batch)
+    assert list(found) == ["text"] and (effects(embedded, batch, found) > 0).all()
+
+
+def test_parts_survive_a_file_and_a_store(tmp_path):
+    scene = make_scene(60_002, kind="two_of_four")
+    names = [scene.objects[0].name]
+    (a,) = explain(scene.image, scene.caption, phrases=names, regions=[(0, 0, 40, 40)], steps=1, noise_samples=2)
+    a.save(tmp_path / "a.npz")
+    AttributionStore(tmp_path / "store").append([a], Provenance("m", "w", {}))
+    for back in (Attribution.load(tmp_path / "a.npz"), AttributionStore(tmp_path / "store")[a.id]):
+        (phrase,), (region,) = back.phrases, back.regions
+        assert (phrase.text, phrase.span) == (a.phrases[0].text, a.phrases[0].span)
+        assert phrase.effect == pytest.approx(a.phrases[0].effect, rel=1e-6)
+        np.testing.assert_array_equal(phrase.image_map, a.phrases[0].image_map)
+        assert region.box == a.regions[0].box
+        np.testing.assert_array_equal(region.text_map, a.regions[0].text_map)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"phrases": ["whale"]}, "phrase of the text"),
+        ({"phrases": [(0, 99)]}, "characters of words"),
+        ({"phrases": [["cat"], ["cat"]]}, "2 lists"),
+        ({"against": " "}, "empty text"),
+        ({"against": ["a dog", "a key"]}, "a foil for all pairs"),
+        ({"regions": [(200, 200, 300, 300)]}, "a box"),
+        ({"regions": [np.ones((3, 3), dtype=bool)]}, "a mask of shape"),
+        ({"phrases": ["cat"], "modalities": ["text"]}, "explains the image"),
+    ],
+)
+def test_what_cannot_be_asked_is_said(asked, message):
+    scene = make_scene(7, objects=("cat", "key"))
+    with pytest.raises(ValueError, match=message):
+        explain(scene.image, "a cat", **asked, **({} if "modalities" in asked else {"steps": 1}))
+
+
+def test_phrases_are_of_all_pairs_or_of_each():
+    texts = ["a cat and a key", "a key"]
+    assert phrases_of_each(["key"], texts) == [["key"], ["key"]]
+    assert phrases_of_each([["cat"], "auto"], texts) == [["cat"], "auto"]
+    assert phrases_of_each("auto", texts) == ["auto", "auto"]
