@@ -14,7 +14,7 @@ LAYERS = [
     {"bottleneck"},
     {"store", "data", "methods"},
     {"api", "callbacks", "report", "evaluation"},
-    {"cli", "errors"},
+    {"app", "cli", "errors"},
 ]
 """From the bottom up: a piece imports from its own line or from a lower one."""
 
