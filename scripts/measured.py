@@ -58,10 +58,7 @@ TABLES = [
     Table(
         "colours",
         MEASUREMENTS,
-        {
-            "colour_clip": Run("python scripts/tune_colours.py --folder {output}/model", "log.txt"),
-            "attribute": compare("--backbone {colour_clip}/model --kind attribute --first 20000 --samples 250", 400),
-        },
+        {"attribute": compare("--kind attribute --first 20000 --samples 250", 400)},
         rendered.colours,
     ),
     Table("sanity", MEASUREMENTS, {"sanity": compare("--sanity --first 20000", 40, COMPARED)}, rendered.sanity_table),

@@ -193,7 +193,7 @@ def recipes_of(arguments: argparse.Namespace) -> list[Recipe]:
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--depth", type=int, nargs="+", default=[6], help="blocks of the image tower")
+    parser.add_argument("--depth", type=int, nargs="+", default=[8], help="blocks of the image tower")
     parser.add_argument("--width", type=int, nargs="+", default=[128], help="of both towers, a multiple of 32")
     parser.add_argument("--loss", nargs="+", default=["contrast"], choices=("contrast", "sigmoid"))
     parser.add_argument("--text-depth", type=int, default=4, help="blocks of the text tower")
