@@ -58,12 +58,7 @@ TABLES = [
     Table(
         "colours",
         MEASUREMENTS,
-        {
-            "colour_clip": Run("python scripts/tune_colours.py --folder {output}/model", "log.txt"),
-            "attribute": compare(
-                "--backbone {colour_clip}/model --data.scene_kind attribute --data.scene_seed 20000", 400
-            ),
-        },
+        {"attribute": compare("--data.scene_kind attribute --data.scene_seed 20000", 400)},
         rendered.colours,
     ),
     Table(

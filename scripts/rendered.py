@@ -117,12 +117,10 @@ def kinds_table(files: Mapping[str, Path]) -> str:
 
 
 def colours(files: Mapping[str, Path]) -> str:
-    """What the copy knows after it was taught, then how methods explain it."""
-    known = re.findall(r"colours known[^:]*: ([\d.]+) %", files["colour_clip"].read_text())
-    said = f"The two colours that are there come first of four in {known[-1]} % of 1,000 scenes, {known[0]} % before."
+    """How methods explain a caption with a colour."""
     heads = [*FIRST_THREE[:2], "confidence drop ↓", *FIRST_THREE[2:], "share of the text map"]
     run = scores(files["attribute"])
-    return f"{said}\n\n{methods_table([run], heads)}\n\n{standing(run)}"
+    return f"{methods_table([run], heads)}\n\n{standing(run)}"
 
 
 def sanity_table(files: Mapping[str, Path]) -> str:

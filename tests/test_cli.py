@@ -127,7 +127,7 @@ def damaged(folder: Path) -> str:
         (["--data.image=NOTE", "--data.text=a cat"], r"note.txt"),
         (["--data.image=CAT", "--data.text= "], r"empty"),
         (["--data.source=TABLE", "--data.text_column=words"], r"'image', 'caption'"),
-        (["--data.scenes=1", "--model.image_layer=6"], r"0\.\.4 but got 6"),
+        (["--data.scenes=1", "--model.image_layer=7"], r"0\.\.6 but got 7"),
         (["--data.scenes=1", "--model.text_layer=-1"], r"`text_layer`"),
         (["--data.scenes=1", "--model.backbone=nobody/nothing"], r"hub.*'embedded'"),
         (["--data.scenes=1", "--model.backbone=EMPTY"], r"no config\.json"),

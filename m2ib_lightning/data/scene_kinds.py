@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -86,8 +87,15 @@ def tint(drawing: Image.Image, colour: str) -> Image.Image:
     """An RGBA drawing in shades of one of `COLOURS`: the colour itself where it is of its own median brightness."""
     alpha, grey = drawing.getchannel("A"), np.asarray(drawing.convert("L"), dtype=int)
     contrast = 128 + grey - int(np.median(grey[np.asarray(alpha) > 127]))
-    shades, full = Image.fromarray(np.clip(contrast, 0, 255).astype(np.uint8)), COLOURS[colour]
-    dark, pale = tuple(v // 5 for v in full), tuple((v + 255) // 2 for v in full)
-    shaded = ImageOps.colorize(shades, dark, pale, mid=full)
+    shaded = Image.fromarray(_shades(colour)[np.clip(contrast, 0, 255)])
     shaded.putalpha(alpha)
     return shaded
+
+
+@cache
+def _shades(colour: str) -> np.ndarray:
+    """(256, 3) uint8, from dark over the colour itself to pale; kept, because Pillow makes it slowly."""
+    full = COLOURS[colour]
+    dark, pale = tuple(v // 5 for v in full), tuple((v + 255) // 2 for v in full)
+    ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    return np.asarray(ImageOps.colorize(ramp, dark, pale, mid=full))[0]

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageOps
 
-from m2ib_lightning.data.scene_kinds import COLOURS, KINDS, scene_counts
+from m2ib_lightning.data.scene_kinds import COLOURS, KINDS, scene_counts, tint
 from m2ib_lightning.data.scenes import ARTS, Scene, SceneObject, make_caption, make_scene, object_names, sprite
 
 scenes = st.builds(
@@ -233,3 +234,12 @@ def test_counts_given_by_hand_win_over_those_of_the_kind():
 def test_kinds_that_cannot_be_are_refused(arguments, message):
     with pytest.raises(ValueError, match=f"Expected .*{message}. Remedy: "):
         make_scene(0, **arguments)
+
+
+def test_a_tint_is_pillows_own_colouring_of_the_drawing_around_its_median_brightness():
+    drawing, red = sprite("crab", "noto"), COLOURS["red"]
+    grey = np.asarray(drawing.convert("L"), dtype=int)
+    around = np.clip(128 + grey - int(np.median(grey[np.asarray(drawing.getchannel("A")) > 127])), 0, 255)
+    dark, pale = tuple(v // 5 for v in red), tuple((v + 255) // 2 for v in red)
+    expected = ImageOps.colorize(Image.fromarray(around.astype(np.uint8)), dark, pale, mid=red)
+    np.testing.assert_array_equal(np.asarray(tint(drawing, "red"))[..., :3], np.asarray(expected))

@@ -77,7 +77,7 @@ def test_the_suggestion_is_nearly_as_good_as_the_best_that_truth_would_choose(em
         ({"layers": {}}, "`layers`"),
         ({"layers": {"image": []}}, "`layers`"),
         ({"layers": {"sound": [0]}}, "`layers`"),
-        ({"layers": {"image": [5]}}, "`image_layer`"),
+        ({"layers": {"image": [7]}}, "`image_layer`"),
         ({"batch_size": 0}, "`batch_size`"),
         ({"prior": "mine.safetensors"}, "`prior`"),
         ({"steps": 0}, "`steps`"),

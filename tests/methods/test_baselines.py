@@ -90,7 +90,7 @@ def test_the_backbone_is_not_changed(backbone, pairs):
 
 def test_baselines_are_called_by_name(pairs):
     result = explain(pairs[0].image, pairs[0].text, method="gradcam")[0]
-    assert result.settings["method"] == "GradCAM" and result.settings["image_layer"] == 4
+    assert result.settings["method"] == "GradCAM" and result.settings["image_layer"] == 6
 
 
 def test_settings_hold_every_argument_and_a_seed_only_where_something_is_random(backbone, pairs):
