@@ -126,7 +126,7 @@ class CapturedSteps:
             for modality in MODALITIES:
                 fit.clean[modality].copy_(new.clean[modality])
                 for place, value in zip(fit.hidden[modality], new.hidden[modality], strict=True):
-                    if place is not None:
+                    if place is not None and value is not None:
                         place.copy_(value)
             for modality in fit.towers:
                 here, there = fit.bottleneck(modality), new.bottleneck(modality)
@@ -154,8 +154,8 @@ def shape_of(fit: MaskFit) -> Hashable:
     device = fit.clean["image"].device.type
     precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     shapes = tuple(tuple(fit.hidden[m].states.shape) for m in MODALITIES)
-    grids = fit.grids["image"] or [None]
-    return shapes, grids[0] if len(set(grids)) == 1 else None, precision, fit.noise_chunk
+    grids = fit.grids["image"] or []
+    return shapes, tuple(grids[:1]) if len(set(grids)) == 1 else None, precision, fit.noise_chunk
 
 
 def can_be_captured(fit: MaskFit, optimizer: torch.optim.Optimizer) -> bool:
