@@ -111,6 +111,12 @@ TABLES = [
         rendered.watching_table,
     ),
     Table(
+        "many",
+        MEASUREMENTS,
+        {"many": Run("python scripts/many_pairs.py --scenes {scenes} --output {output}", scenes=100)},
+        rendered.many_table,
+    ),
+    Table(
         "killed",
         MEASUREMENTS,
         {

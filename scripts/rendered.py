@@ -259,6 +259,33 @@ def watching_table(files: Mapping[str, Path]) -> str:
     return markdown(["noise samples", "a fit of eight pairs, s", "watching, s", "of the rest"], rows)
 
 
+def many_table(files: Mapping[str, Path]) -> str:
+    """What a pair costs, and so what a million and a billion do."""
+    (row,) = rows_of(files["many"])
+    computing, decoding = (row[f"seconds of {what}"] / 3600 for what in ("computing", "decoding"))
+    said = [
+        f"{row['seconds of computing']:.2f} s of computing with the embedded model",
+        f"{1000 * row['seconds of decoding']:.0f} ms to decode a photograph of 640 x 480 pixels",
+        f"{row['bytes, its own map']:.0f} bytes in the store with the model's own map",
+        f"{row['bytes, 24 x 24']:.0f} bytes (float16 {row['bytes, 24 x 24, float16']:.0f}) with one of 24 x 24",
+        f"{row['ids a second']:.0f} ids a second read when a run is resumed",
+    ]
+    heads = ["", "computing, core hours", "decoding, core hours", "store, 24 x 24", "parts", "resuming reads ids in"]
+    rows = []
+    for name, pairs, parts in (("10^6 pairs", 1e6, "2,000"), ("10^9 pairs", 1e9, "2 million")):
+        hours = [f"{pairs * each:,.0f}" for each in (computing, decoding)]
+        rows.append(
+            [
+                name,
+                *hours,
+                f"{pairs * row['bytes, 24 x 24'] / 1e9:,.0f} GB",
+                parts,
+                f"{pairs / row['ids a second']:,.0f} s",
+            ]
+        )
+    return f"A pair costs one core {'; '.join(said)}.\n\n{markdown(heads, rows)}"
+
+
 def last_lines(files: Mapping[str, Path]) -> str:
     """What each command said at its end."""
     return "\n".join(f"- {path.read_text().strip().splitlines()[-1].strip()}" for path in files.values())

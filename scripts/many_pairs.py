@@ -1,0 +1,98 @@
+#!/usr/bin/env python
+"""Measure what a pair costs where there are very many: computing, decoding, bytes in the store, and resuming.
+
+    python scripts/many_pairs.py --scenes 100
+
+One thread of one core. Maps are the scenes' own; those of a larger grid are random values, which no file makes smaller.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from on_scenes import drawn, explain, keep, options_of
+from PIL import Image
+
+from m2ib_lightning import M2IB, Attribution, AttributionStore, load_backbone
+from m2ib_lightning.data.images import load_image
+
+PART = 512
+
+
+def seconds(run: Callable[[], object], times: int = 5) -> float:
+    """The median of several runs."""
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - start)
+    return float(np.median(taken))
+
+
+def decoding(folder: Path, size: tuple[int, int] = (640, 480)) -> float:
+    """Seconds to read a JPEG file with as much detail as a photograph."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    noise = rng.normal(0, 8, (size[1], size[0], 3))
+    written = io.BytesIO()
+    Image.fromarray((np.asarray(coarse) + noise).clip(0, 255).astype(np.uint8)).save(written, "JPEG", quality=90)
+    path = folder / "photograph.jpg"
+    path.write_bytes(written.getvalue())
+    return seconds(lambda: load_image(path), 50)
+
+
+def store_of(
+    results: Sequence[Attribution], folder: Path, grid: int | None = None, parts: int = 1, precision: str = "float32"
+) -> AttributionStore:
+    """Parts of 512 results each. No two have an id or a value in common, which would make the files smaller."""
+    store, rng = AttributionStore(folder), np.random.default_rng(0)
+
+    def unlike(values: np.ndarray) -> np.ndarray:
+        return (values * rng.uniform(0.9, 1.1, values.shape)).astype(np.float32)
+
+    def copy(number: int) -> Attribution:
+        result = results[number % len(results)]
+        image_map = rng.exponential(size=(grid, grid)) if grid else result.image_map
+        history = {name: unlike(values) for name, values in result.history.items()}
+        changed = {"image_map": unlike(image_map), "text_map": unlike(result.text_map), "history": history}
+        return replace(result, id=f"{number:012d}", **changed)
+
+    for part in range(parts):
+        store.append([copy(number) for number in range(part * PART, (part + 1) * PART)], precision=precision)
+    return store
+
+
+def bytes_of(store: AttributionStore) -> float:
+    """The files' bytes for a pair."""
+    return sum(path.stat().st_size for path in store.parts) / (PART * len(store.parts))
+
+
+def main() -> None:
+    """Measure all of it."""
+    options = options_of(__doc__, scenes=100, first=20_000, output="outputs/many_pairs").parse_args()
+    torch.set_num_threads(1)
+    scenes, method = drawn(options), M2IB(load_backbone(options.backbone))
+    explain(method, scenes[:1])
+    begun = time.perf_counter()
+    results = explain(method, scenes)
+    row = {"seconds of computing": (time.perf_counter() - begun) / len(scenes)}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        row["seconds of decoding"] = decoding(folder)
+        row["bytes, its own map"] = bytes_of(store_of(results, folder / "own"))
+        row["bytes, 24 x 24"] = bytes_of(store_of(results, folder / "large", grid=24))
+        row["bytes, 24 x 24, float16"] = bytes_of(store_of(results, folder / "half", grid=24, precision="float16"))
+        many = store_of(results, folder / "many", parts=40)
+        row["ids a second"] = 40 * PART / seconds(lambda: AttributionStore(many.folder).ids())
+    keep([row], options)
+
+
+if __name__ == "__main__":
+    main()
