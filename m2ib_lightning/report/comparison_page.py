@@ -41,7 +41,7 @@ background-size:40px 100%,40px 100%,12px 100%,12px 100%;background-attachment:lo
 table{border-collapse:collapse}
 th,td{padding:.25rem .55rem;text-align:right;border-bottom:1px solid #e4e4e4;white-space:nowrap}
 th{vertical-align:bottom;line-height:1.25}td{line-height:1.3}
-th:first-child,td:first-child{text-align:left}tr.control{color:#777}
+th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:#fff}tr.control{color:#777}
 th small,td small{color:#6b6b6b;font-weight:400}.best{font-weight:700}.win{color:#11703a}.lose{color:#a3231f}
 figure{display:inline-block;margin:.3rem;width:180px;vertical-align:top}figure img{width:100%;image-rendering:auto}
 figcaption{font-size:12px;color:#444;overflow-wrap:anywhere}img.wide{max-width:100%}

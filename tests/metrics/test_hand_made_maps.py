@@ -139,3 +139,9 @@ def test_contrast_to_noise_of_known_maps():
 def test_a_map_beyond_0_to_1_has_no_iou():
     with pytest.raises(ValueError, match=r"map in \[0, 1\]"):
         mean_iou(2 * PERFECT, TRUTH)
+
+
+def test_a_value_exactly_on_a_threshold_is_not_above_it():
+    saliency, truth = torch.tensor([[0.5, 1.0]]), torch.tensor([[False, True]])
+    assert float(mean_iou(saliency, truth, thresholds=[0.5])) == 1.0
+    assert float(mean_iou(saliency, truth, thresholds=[0.4])) == 0.5
