@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from m2ib_lightning.backbones.base import Tower
@@ -35,7 +36,7 @@ class AlignImageTower(ConvolutionalTower):
 
     def head(self, maps: Tensor) -> Tensor:
         """(N, D, gh, gw) to (N, E)."""
-        return self.vision.pooler(maps).flatten(1)
+        return rearrange(self.vision.pooler(maps), "n e 1 1 -> n e")
 
 
 class AlignBackbone(HuggingFaceBackbone):

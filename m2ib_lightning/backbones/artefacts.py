@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from einops import rearrange
 
 from m2ib_lightning.backbones.base import Backbone
 from m2ib_lightning.types import Layer, PairBatch
@@ -94,6 +95,6 @@ def find_artefacts(backbone: Backbone, batch: PairBatch, layer: Layer, times: fl
     reports = []
     grids = backbone.image.grids(batch) or []
     for states, special, grid in zip(hidden.states, hidden.special, grids, strict=True):
-        norms = states[~special].norm(dim=-1).reshape(grid)
+        norms = rearrange(states[~special].norm(dim=-1), "(gh gw) -> gh gw", gh=grid[0])
         reports.append(Artefacts(norms.cpu().numpy(), (norms > times * norms.median()).cpu().numpy()))
     return reports

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
+from einops import einsum, rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -49,10 +50,10 @@ def attend(
     Returns:
         (N, Q, D), before the output projection.
     """
-    q, k, v = (_exact(x).unflatten(-1, (heads, -1)).transpose(1, 2) for x in (queries, keys, values))
+    q, k, v = (rearrange(_exact(x), "n l (heads d) -> n heads l d", heads=heads) for x in (queries, keys, values))
     with torch.autocast(q.device.type, enabled=False):
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale)
-    return mixed.transpose(1, 2).flatten(2)
+    return rearrange(mixed, "n heads l d -> n l (heads d)")
 
 
 def attend_states(
@@ -151,18 +152,23 @@ def _attend_once(
     scale: float | None = None,
 ) -> Tensor:
     """Attention of one query (N, 1, D) a sequence without making keys and values, see `attend_states`."""
-    q = _exact(query).squeeze(1).unflatten(-1, (heads, -1))
+    q = rearrange(_exact(query), "n 1 (heads d) -> n heads d", heads=heads)
     x = states.to(q.dtype)
-    to_keys, to_values = (in_precision(w, q.dtype).unflatten(0, (heads, -1)) for w in (key_weight, value_weight))
+    to_keys, to_values = (
+        rearrange(in_precision(w, q.dtype), "(heads d) width -> heads d width", heads=heads)
+        for w in (key_weight, value_weight)
+    )
     with torch.autocast(q.device.type, enabled=False):
-        asked = torch.einsum("nhd,hde->nhe", q, to_keys) * (q.shape[-1] ** -0.5 if scale is None else scale)
-        logits = asked @ x.mT
+        asked = einsum(q, to_keys, "n heads d, heads d width -> n heads width")
+        asked = asked * (q.shape[-1] ** -0.5 if scale is None else scale)
+        logits = einsum(asked, x, "n heads width, n l width -> n heads l")
         if mask is not None:
             logits = logits.masked_fill(~mask.squeeze(2), -torch.inf)
         weights = logits.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
-        seen = weights @ x
-        mixed = torch.einsum("nhe,hde->nhd", seen, to_values).flatten(1)
-    return (mixed if value_bias is None else mixed + value_bias)[:, None]
+        seen = einsum(weights, x, "n heads l, n l width -> n heads width")
+        mixed = einsum(seen, to_values, "n heads width, heads d width -> n heads d")
+        mixed = rearrange(mixed, "n heads d -> n 1 (heads d)")
+    return mixed if value_bias is None else mixed + value_bias
 
 
 def _exact(x: Tensor) -> Tensor:

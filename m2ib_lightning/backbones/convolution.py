@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from m2ib_lightning.backbones.base import Tower
@@ -45,16 +46,16 @@ class ConvolutionalTower(Tower):
         maps = self.stem(batch.pixel_values)
         for block in self.blocks[: 0 if layer == "embeddings" else layer + 1]:
             maps = block(maps)
-        states = maps.flatten(2).transpose(1, 2)
+        states = rearrange(maps, "b d gh gw -> b (gh gw) d")
         special = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
         return HiddenStates(states, ~special, special, None)
 
     def suffix(self, states: Tensor, hidden: HiddenStates, layer: Layer) -> Tensor:
         """Embeddings of cells after block `layer`, (K, B, L, D) to (K, B, E)."""
-        maps = states.flatten(0, 1).transpose(1, 2).unflatten(2, self.cells)
+        maps = rearrange(states, "k b (gh gw) d -> (k b) d gh gw", gh=self.cells[0])
         for block in self.blocks[0 if layer == "embeddings" else layer + 1 :]:
             maps = block(maps)
-        return self.head(maps).unflatten(0, (states.shape[0], -1))
+        return rearrange(self.head(maps), "(k b) e -> k b e", k=len(states))
 
     def grid(self, batch: PairBatch) -> tuple[int, int]:
         """Rows and columns of the feature map."""

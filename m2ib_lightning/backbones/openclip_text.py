@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from einops import einsum, rearrange, reduce, repeat
 from torch import Tensor, nn
 
 from m2ib_lightning.backbones.openclip_image import residual_blocks
@@ -79,7 +80,7 @@ class CocaTextTower(OpenClipTextTower):
             batch.input_ids, (0, self.full - batch.input_ids.shape[1]), value=self.text.pad_id
         )
         behind = torch.ones_like(ids[:, :1], dtype=torch.bool)
-        states = torch.cat([self.text.token_embedding(ids), self.text.cls_emb.expand(len(ids), 1, -1)], 1)
+        states = torch.cat([self.text.token_embedding(ids), repeat(self.text.cls_emb, "d -> b 1 d", b=len(ids))], 1)
         states = states + self.text.positional_embedding[: states.shape[1]]
         special = torch.nn.functional.pad(no_text(batch), (0, states.shape[1] - batch.input_ids.shape[1]), value=True)
         # Whether key j is seen is said of token j - 1, so the first of padding is. CLS is read and counts as valid.
@@ -91,7 +92,8 @@ class CocaTextTower(OpenClipTextTower):
         keys = valid.clone()
         keys[:, -1] = False
         length = valid.shape[1]
-        return keys[:, None, None] & torch.ones(length, length, dtype=torch.bool, device=valid.device).tril()
+        before = torch.ones(length, length, dtype=torch.bool, device=valid.device).tril()
+        return rearrange(keys, "n l -> n 1 1 l") & before
 
 
 class OpenClipBertTower(BertTextTower):
@@ -120,7 +122,8 @@ class OpenClipBertTower(BertTextTower):
     def head(self, states: Tensor, valid: Tensor) -> Tensor:
         """(N, D) or (N, L, D) to (N, E)."""
         if self.pooler == "MeanPooler":
-            states = (states * valid[..., None]).sum(1) / valid.sum(1, keepdim=True)
+            total = einsum(states, valid.to(states), "n l d, n l -> n d")
+            states = total / reduce(valid.to(states), "n l -> n 1", "sum")
         elif self.pooler == "ClsPooler" and self.bert.pooler is not None:
             states = self.bert.pooler(states[:, None])
         return self.projection(states)

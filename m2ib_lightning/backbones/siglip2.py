@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -111,13 +112,10 @@ class Siglip2Backbone(HuggingFaceBackbone):
 
 def to_patches(picture: Tensor, grid: tuple[int, int], side: int) -> Tensor:
     """(gh * gw, side * side * 3), as the library orders them, of the upper left of a (3, H, W) picture."""
-    rows, columns = grid
-    cut = picture[:, : rows * side, : columns * side].reshape(3, rows, side, columns, side)
-    return cut.permute(1, 3, 2, 4, 0).flatten(2).flatten(0, 1)
+    cut = picture[:, : grid[0] * side, : grid[1] * side]
+    return rearrange(cut, "c (gh y) (gw x) -> (gh gw) (y x c)", y=side, x=side)
 
 
 def to_picture(patches: Tensor, grid: tuple[int, int], side: int) -> Tensor:
     """The reverse: (3, gh * side, gw * side)."""
-    rows, columns = grid
-    split = patches.reshape(rows, columns, side, side, 3).permute(4, 0, 2, 1, 3)
-    return split.reshape(3, rows * side, columns * side)
+    return rearrange(patches, "(gh gw) (y x c) -> c (gh y) (gw x)", gh=grid[0], y=side, x=side)

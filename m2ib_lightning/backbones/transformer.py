@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor
 
 from m2ib_lightning.backbones.attention import attend_states
@@ -129,26 +130,27 @@ class TransformerTower(Tower):
 
     def suffix(self, states: Tensor, hidden: HiddenStates, layer: Layer) -> Tensor:
         """Embeddings of hidden states after block `layer`, (K, B, L, D) to (K, B, E)."""
-        samples = states.shape[0]
-        flat, valid = states.flatten(0, 1), hidden.valid.repeat(samples, 1)
+        samples = len(states)
+        flat, valid = rearrange(states, "k b l d -> (k b) l d"), repeat(hidden.valid, "b l -> (k b) l", k=samples)
         mask = self.mask(valid)
         for block in self.blocks[_after(layer) : -1]:
             flat = block(flat, flat, mask, self.causal)
         if hidden.read is None:
             flat = self.blocks[-1](flat, flat, mask, self.causal)
         else:
-            flat = self._last_block_at(flat, mask, hidden.read.repeat(samples))
-        return self.head(flat, valid).unflatten(0, (samples, -1))
+            flat = self._last_block_at(flat, mask, repeat(hidden.read, "b -> (k b)", k=samples))
+        return rearrange(self.head(flat, valid), "(k b) e -> k b e", k=samples)
 
     def mask(self, valid: Tensor) -> Tensor | None:
         """Which keys are seen, given (N, L) valid tokens; broadcasts to (N, 1, L, L), None for all of them."""
-        return valid[:, None, None] if self.masked else None
+        return rearrange(valid, "n l -> n 1 1 l") if self.masked else None
 
     def _last_block_at(self, states: Tensor, mask: Tensor | None, read: Tensor) -> Tensor:
         """The last block for the token `read` (N,) of each sequence, (N, L, D) to (N, D)."""
         rows = torch.arange(len(states), device=states.device)
         if self.causal:
-            mask = (torch.arange(states.shape[1], device=states.device) <= read[:, None])[:, None, None]
+            seen = torch.arange(states.shape[1], device=states.device) <= read[:, None]
+            mask = rearrange(seen, "n l -> n 1 1 l")
         elif mask is not None and mask.shape[2] > 1:
             mask = mask[rows, :, read][:, :, None]
         return self.blocks[-1](states[rows, read][:, None], states, mask, False)[:, 0]

@@ -91,3 +91,11 @@ def test_where_onednn_has_no_products_torch_computes_the_same(mlp, dtype, monkey
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         for run, part in ((run_mlp, mlp), (run_linear, mlp.fc1)):
             torch.testing.assert_close(run(part, x), part(x), rtol=0.02, atol=0.02)
+
+
+def test_a_weight_in_training_is_cast_anew_when_it_has_changed():
+    weight = torch.nn.Parameter(torch.randn(4, 6))
+    with casts_kept(), torch.no_grad():
+        first = in_precision(weight, torch.bfloat16)
+        weight.mul_(2)
+        torch.testing.assert_close(in_precision(weight, torch.bfloat16), 2 * first)

@@ -17,6 +17,7 @@ from tests.backbones.tokenizers import wordpiece
 
 try:
     import open_clip
+    from open_clip.transformer import LayerScale
 except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that was built for another torch
     pytest.skip(f"open_clip is not there: {error}", allow_module_level=True)
 
@@ -49,6 +50,23 @@ def test_suffix_of_prefix_is_open_clips_forward_and_gradient(name, texts):
             compared = compare(backbone, modality, layer, features=openclip_features, blocks=openclip_blocks)
             assert compared.error("states") < 1e-5 and compared.error("embedding") < 1e-5, layer
             assert compared.error("gradient") < 1e-4, layer
+
+
+def test_blocks_that_scale_what_they_add_are_open_clips(texts):
+    backbone = OpenClipBackbone(*small_model("ViT-B-32", texts), "ViT-B-32")
+    for transformer in (backbone.model.visual.transformer, backbone.model.transformer):
+        for block in transformer.resblocks:
+            block.ls_1, block.ls_2 = (LayerScale(transformer.width, scale) for scale in (0.3, 0.6))
+    for modality in ("image", "text"):
+        compared = compare(backbone, modality, 0, features=openclip_features, blocks=openclip_blocks)
+        assert compared.error("embedding") < 1e-5 and compared.error("gradient") < 1e-4
+
+
+def test_coca_leaves_one_position_of_a_text_free_for_its_cls(texts):
+    backbone = OpenClipBackbone(*small_model("coca_ViT-B-32", texts), "CoCa")
+    with pytest.warns(UserWarning, match="the rest is cut"):
+        batch = backbone.preprocess(pictures()[:1], ["a cat " * 100])
+    assert batch.truncated == (True,) and batch.input_ids.shape[1] == backbone.model.text.context_length - 1
 
 
 @pytest.mark.parametrize("name", READ)
@@ -105,6 +123,8 @@ def test_a_model_made_like_biomedclip_is_read_from_a_folder(texts, tmp_path):
     assert (backbone.image.reads, backbone.text.reads) == ("CLS", "CLS")
     batch = backbone.preprocess(pictures(), TEXTS)
     assert batch.tokens[1][-4:] == ("um", "bre", "lla", "[SEP]")
+    for block in backbone.model.visual.trunk.blocks:
+        block.ls1, block.ls2 = LayerScale(192, 0.3), LayerScale(192, 0.6)
     seen = []
     last = backbone.model.visual.trunk.blocks[-1].mlp
     handle = last.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].shape[1]))

@@ -8,7 +8,7 @@ from transformers import CLIPTokenizer, Siglip2Tokenizer
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones.load import EMBEDDED
 from m2ib_lightning.backbones.processing import read_texts
-from m2ib_lightning.backbones.tokens import match_spans
+from m2ib_lightning.backbones.tokens import match_spans, tidy_spans
 from tests.backbones.tokenizers import byte_fallback, sentencepiece, wordpiece
 
 TEXT = "A photo of  umbrellas, the 猫 near é!"
@@ -94,3 +94,12 @@ def test_a_tokenizer_that_knows_no_offsets_is_read_too():
     assert read.truncated == (False, False, True) and read.attention_mask.all()
     assert read.spans[1] == ((0, 1), (2, 5), (5, 6), (0, 0), (0, 0))
     assert read.tokens[1] == ("a", "cat", "s", "</s>", "</s>")
+
+
+def test_punctuation_inside_a_token_is_part_of_its_span_whether_the_token_has_it_or_not():
+    assert match_spans(["▁i", "▁don't", "▁go"], "I don't go") == [(0, 1), (2, 7), (8, 10)]
+    assert match_spans(["▁i", "▁dont", "▁go"], "I don't go") == [(0, 1), (2, 7), (8, 10)]
+
+
+def test_spaces_on_both_sides_of_a_token_are_no_part_of_its_span():
+    assert tidy_spans("a cat  sat", [(0, 2), (1, 7), (6, 10)]) == [(0, 1), (2, 5), (7, 10)]

@@ -1,11 +1,16 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 from m2ib_lightning.backbones import load_backbone
+from m2ib_lightning.backbones.openclip import OpenClipBackbone
+from m2ib_lightning.backbones.processing import Texts
 from m2ib_lightning.backbones.view import crop_to_ratio, trim, view_of, within
 
 
@@ -78,3 +83,43 @@ def test_an_image_size_of_other_proportions_is_cut_from_the_middle_of_the_pictur
     batch = backbone.preprocess([Image.new("RGB", (200, 200))], ["a cat"])
     assert batch.views == ((0, 0.25, 1, 0.75),) and backbone.image.grid(batch) == (8, 16)
     assert load_backbone("embedded", image_size=120).image_size == (120, 120)
+
+
+class OpenClip:
+    """What `OpenClipBackbone` reads a picture with, of 10 x 10 pixels, and the sizes that its transform was given."""
+
+    _view, image_size, device = OpenClipBackbone._view, (10, 10), "cpu"
+
+    def __init__(self, resize_mode: str) -> None:
+        self.settings, self.given = SimpleNamespace(resize_mode=resize_mode), []
+
+    def transform(self, image):
+        self.given.append(image.size)
+        return torch.zeros(3, 10, 10)
+
+    def _read_texts(self, texts):
+        return Texts(torch.zeros(1, 1), torch.ones(1, 1), (("a",),), (((0, 1),),), (False,))
+
+
+@pytest.mark.parametrize(
+    ("resize_mode", "view"),
+    [
+        ("shortest", (0.25, 0, 0.75, 1)),  # 20 x 10, of which the middle is kept
+        ("longest", (0, -0.5, 1, 1.5)),  # 10 x 5, padded above and below by half its height
+        ("squash", (0, 0, 1, 1)),
+    ],
+)
+def test_what_open_clip_sees_of_a_picture_twice_as_wide_as_high(resize_mode, view):
+    assert OpenClip(resize_mode)._view(40, 20) == view
+    left, top, right, bottom = view
+    assert OpenClip(resize_mode)._view(20, 40) == (top, left, bottom, right)
+
+
+@pytest.mark.parametrize(
+    ("resize_mode", "given", "view"),
+    [("shortest", (160, 20), (0.45, 0, 0.55, 1)), ("squash", (200, 20), (0, 0, 1, 1))],
+)
+def test_open_clip_is_given_the_middle_of_a_very_long_picture_where_it_would_crop(resize_mode, given, view):
+    model = OpenClip(resize_mode)
+    batch = OpenClipBackbone.preprocess(model, [Image.new("L", (200, 20))], ["a"])
+    assert model.given == [given] and batch.views[0] == pytest.approx(view)
