@@ -159,7 +159,7 @@ def shape_of(fit: MaskFit) -> Hashable:
 
 
 def can_be_captured(fit: MaskFit, optimizer: torch.optim.Optimizer) -> bool:
-    """Whether a fit's steps can be a graph: on a GPU, with an optimiser that can, weights that do not move and no targets."""
+    """Whether a fit's steps can be a graph: on a GPU, an optimiser that can, fixed weights, no targets."""
     moving = any(isinstance(term, MovingTerm) for term, _ in fit.terms.values())
     capturable = all("capturable" in group for group in optimizer.param_groups)
     return fit.clean["image"].device.type == "cuda" and capturable and not moving and fit.batch.targets is None

@@ -163,7 +163,7 @@ def test_arguments_out_of_range_are_refused(arguments, message):
 
 
 def test_a_layer_out_of_range_is_refused_before_anything_is_computed(embedded):
-    with pytest.raises(ValueError, match=r"`image_layer` to be 'embeddings' or a block in 0\.\.4"):
+    with pytest.raises(ValueError, match=r"`image_layer` to be 'embeddings' or a block in 0\.\.6"):
         M2IB(embedded, image_layer=7).prepare()
 
 

@@ -1,6 +1,5 @@
 import io
 import math
-
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +11,17 @@ from rich.console import Console
 from m2ib_lightning.evaluation import Interval, standard_metrics
 from m2ib_lightning.evaluation.comparison import Comparison
 from m2ib_lightning.metrics import ConfidenceDrop, PointingGame
-from m2ib_lightning.metrics import ConfidenceDrop, PointingGame
 from m2ib_lightning.report.comparison import (
     best_of,
-    difference,
-    groups,
-    verdict,
-    won_by_control,
     comparison_tables,
+    difference,
     difference_tables,
+    groups,
     mean_text,
     range_text,
     scores_tables,
     verdict,
+    won_by_control,
 )
 from m2ib_lightning.report.comparison_page import Example, save_comparison_page
 
