@@ -17,7 +17,7 @@ LAYERS = [
     {"report"},
     {"callbacks"},
     {"api", "comparison"},
-    {"cli"},
+    {"app", "cli"},
 ]
 """From the bottom up: a piece imports from its own line or from a lower one."""
 

@@ -185,7 +185,8 @@ function show(pair) {
     ...masks(pair),
     ...(pair.settings === null ? [] : [element('details', {}, element('summary', { class: 'grey' }, 'settings'),
       element('pre', {}, JSON.stringify(data.settings[pair.settings], null, 1)))]))
-  history.replaceState(null, '', '#' + encodeURIComponent(pair.id))
+  // Inside another page, as in `m2ib app`, there is no address to keep the pair in.
+  if (location.protocol !== 'about:') history.replaceState(null, '', '#' + encodeURIComponent(pair.id))
 }
 
 function pictures(pair) {

@@ -1,0 +1,60 @@
+"""What is on the page as something to paste: a call in Python and a command."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from m2ib_lightning.app.pictures import SIDE
+
+
+def as_python(source: str, reduced: bool, text: str, arguments: Mapping[str, Any]) -> str:
+    """The call that gives what is on the page.
+
+    Args:
+        source: The picture's file, or an expression that makes it if it has a parenthesis.
+        reduced: Whether the page has made the picture smaller.
+        text: The caption.
+        arguments: Of `explain`.
+
+    Example:
+        >>> print(as_python("cat.jpg", False, "a cat", {"image_beta": 3.0}))
+        import m2ib_lightning as m2ib
+        <BLANKLINE>
+        result = m2ib.explain("cat.jpg", "a cat", image_beta=3.0)[0]
+        print(result.words(), result.image_map)
+    """
+    lines, picture = ["import m2ib_lightning as m2ib"], _quoted(source)
+    if "(" in source:
+        lines.append("from m2ib_lightning.data import make_scene")
+        picture = source
+    lines.append("")
+    if reduced:
+        lines[1:1] = ["from m2ib_lightning.data.images import load_image"]
+        lines += [f"picture = load_image({picture})", f"picture.thumbnail(({SIDE}, {SIDE}), 1, 2)  # as the page does"]
+        picture = "picture"
+    said = "".join(f", {name}={_quoted(value)}" for name, value in arguments.items())
+    lines += [f"result = m2ib.explain({picture}, {_quoted(text)}{said})[0]", "print(result.words(), result.image_map)"]
+    return "\n".join(lines)
+
+
+def as_command(source: str, text: str, arguments: Mapping[str, Any]) -> str:
+    r"""The command that does the same.
+
+    Example:
+        >>> print(as_command("cat.jpg", "it's a cat", {"image_beta": 3.0}))
+        m2ib fit --data.image cat.jpg --data.text 'it'"'"'s a cat' \
+            --model.image_beta 3.0
+    """
+    file = "picture.png" if "(" in source else source
+    said = "".join(f" \\\n    --model.{name} {shlex.quote(str(value))}" for name, value in arguments.items())
+    note = "# picture.png is among the files to save\n" if file != source else ""
+    return f"{note}m2ib fit --data.image {shlex.quote(file)} --data.text {shlex.quote(text)}{said}"
+
+
+def _quoted(value: Any) -> str:
+    """A value in Python; texts in double quotes where that needs no escapes."""
+    if isinstance(value, str) and value.isprintable() and not set(value) & {'"', "\\"}:
+        return f'"{value}"'
+    return repr(value)

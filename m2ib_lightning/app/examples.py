@@ -1,0 +1,46 @@
+"""Pairs to begin with: composed scenes of what the embedded model knows."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from PIL import Image
+
+from m2ib_lightning.data.scenes import make_scene
+
+
+class Example(NamedTuple):
+    """A scene and a caption.
+
+    Attributes:
+        seed: Of the scene.
+        objects: That it shows.
+        caption: What is typed.
+    """
+
+    seed: int
+    objects: tuple[str, ...]
+    caption: str
+
+    @property
+    def source(self) -> str:
+        """The picture as an expression in Python."""
+        return f"make_scene({self.seed}, objects={self.objects}, size=384).image"
+
+    def picture(self) -> Image.Image:
+        """The picture."""
+        return _scene(self.seed, self.objects)
+
+
+@lru_cache(maxsize=16)
+def _scene(seed: int, objects: tuple[str, ...]) -> Image.Image:
+    return make_scene(seed, objects=objects, size=384).image
+
+
+EXAMPLES = (
+    Example(7, ("cat", "key", "pineapple"), "a photo of a cat"),
+    Example(3, ("crab", "strawberry", "tree"), "a crab next to a tree"),
+    Example(11, ("bicycle", "mushroom", "guitar"), "a picture of a bicycle and a mushroom"),
+    Example(5, ("penguin", "umbrella", "clock"), "there is a clock here"),
+)

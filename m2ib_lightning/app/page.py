@@ -1,0 +1,160 @@
+"""The page: what is on it, and which handler answers to what."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+from importlib import resources
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from m2ib_lightning.app.examples import EXAMPLES
+from m2ib_lightning.app.explaining import Explainer
+from m2ib_lightning.app.handlers import Handlers, Visit
+from m2ib_lightning.app.many import KINDS
+from m2ib_lightning.app.pictures import picture_uri
+from m2ib_lightning.app.side_by_side import names
+from m2ib_lightning.app.view import message
+
+HERE = resources.files("m2ib_lightning") / "app"
+ONE_AT_A_TIME: dict[str, Any] = {
+    "concurrency_id": "model", "concurrency_limit": 1, "trigger_mode": "always_last", "show_progress": "hidden",
+    "api_visibility": "private",
+}  # fmt: skip
+AT_ONCE: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+def _colours() -> str:
+    """The 256 colours of maps, even in lightness, so that they can be told with any kind of colour vision."""
+    from matplotlib import colormaps
+
+    return base64.b64encode(
+        np.rint(255 * colormaps["inferno"](np.arange(256))[:, :3]).astype(np.uint8).tobytes()
+    ).decode()
+
+
+def build(explainer: Explainer) -> gr.Blocks:
+    """The page, ready to be served by `serving.serve`."""
+    page, knobs = Handlers(explainer), explainer.knobs
+    deepest = explainer.backbone.image.depth - 2
+    with gr.Blocks(title="Why do they match?", analytics_enabled=False, delete_cache=(60, 900)) as blocks:
+        visit = gr.State(Visit(), time_to_live=3600)
+        chosen = gr.State(0)
+        gr.Markdown(_introduction(explainer))
+        with gr.Tab("One pair"), gr.Row(equal_height=False, elem_id="pair"):
+            with gr.Column(elem_id="asked", min_width=280):
+                picture = gr.Image(
+                    type="filepath", label="Picture: drop, paste, or take one", height=240, buttons=[],
+                    sources=["upload", "clipboard", "webcam"], elem_id="picture",
+                )  # fmt: skip
+                # Not opened on the way: what is wrong with a file is ours to say.
+                picture.preprocess = _path  # type: ignore[method-assign]
+                caption = gr.Textbox(label="Caption", placeholder="a cat", max_length=1000, elem_id="caption")
+                go = gr.Button("Explain", variant="primary", elem_id="explain")
+                examples = gr.HTML(
+                    html_template=_examples(), css_template=_file("examples.css"), elem_id="examples",
+                    js_on_load="element.querySelectorAll('button').forEach((b, i) =>"
+                    " b.addEventListener('click', () => trigger('select', {index: i})))",
+                )  # fmt: skip
+            with gr.Column(elem_id="answered", min_width=280):
+                shown = gr.HTML(
+                    value=message("Drop a picture, or choose an example."), picture="", colours=_colours(),
+                    elem_id="view", html_template=_file("view.html"), css_template=_file("view.css"),
+                    js_on_load=_file("view.js"),
+                )  # fmt: skip
+            with gr.Column(elem_id="further", min_width=280):
+                with gr.Accordion("Settings", open=True):
+                    beta = gr.Slider(
+                        0.1, 30, knobs.image_beta, step=0.1, label="Compression of the picture (beta)", elem_id="beta",
+                        info="More: fewer patches, and less of the similarity is left.",
+                    )  # fmt: skip
+                    layer = gr.Slider(
+                        0, deepest, knobs.image_layer, step=1, label="Layer of the picture", elem_id="layer",
+                        info="The block behind which noise is mixed in.",
+                    )  # fmt: skip
+                with gr.Accordion("Copy as code", open=False):
+                    python = gr.Code(label="Python", language="python", interactive=False, elem_id="python")
+                    command = gr.Code(label="Command", language="shell", interactive=False, elem_id="command")
+                with gr.Accordion("Save", open=False):
+                    save = gr.Button("Prepare files", elem_id="save")
+                    ready = gr.Markdown()
+                    files = gr.File(label="Files", file_count="multiple", interactive=False, elem_id="files")
+        with gr.Tab("Methods side by side"):
+            gr.Markdown("The pair of the first tab, explained by other methods. Their maps are in units of their own.")
+            others = gr.CheckboxGroup(names(), value=["Chefer", "GradECLIP"], label="Methods", elem_id="methods")
+            beside = gr.Button("Compare", variant="primary", elem_id="compare")
+            cards = gr.HTML(css_template=_file("cards.css"), html_template="${value}", value="", elem_id="cards")
+        with gr.Tab("A folder or table"):
+            gr.Markdown(
+                "Pictures each with its caption in a .txt file of the same name (cat.png, cat.txt), or a CSV, TSV or "
+                "JSON Lines file with the columns image and text together with its pictures. Up to 500 pairs."
+            )
+            given = gr.File(label="Files", file_count="multiple", file_types=list(KINDS), elem_id="given")
+            run = gr.Button("Explain all", variant="primary", elem_id="run")
+            state = gr.HTML(elem_id="state")
+            archive = gr.DownloadButton("Download results and pictures", visible=False, elem_id="archive")
+            gallery = gr.HTML(
+                css_template="iframe { width: 100%; height: 80vh; border: 1px solid #8884; }", elem_id="gallery"
+            )
+
+        answer, asked = [shown, visit, python, command], [visit, caption, layer, beta]
+
+        def then_explain(event: Any) -> None:
+            told = event.then(page.explain, asked, answer, **ONE_AT_A_TIME)
+            told.then(page.words, visit, [shown, visit], **ONE_AT_A_TIME)
+
+        then_explain(picture.input(page.read, picture, [visit, shown], **AT_ONCE))
+        picked = examples.select(_index, None, chosen, **AT_ONCE)
+        then_explain(picked.then(page.example, chosen, [visit, picture, caption, shown], **AT_ONCE))
+        then_explain(blocks.load(page.example, chosen, [visit, picture, caption, shown], **AT_ONCE))
+        for event in (go.click, caption.submit):
+            event(page.explain, asked, answer, **ONE_AT_A_TIME).then(page.words, visit, [shown, visit], **ONE_AT_A_TIME)
+        for knob in (beta, layer):
+            knob.input(page.adjust, asked, answer, **ONE_AT_A_TIME)
+        save.click(page.save, visit, [files, ready], **AT_ONCE)
+        beside.click(page.side_by_side, [visit, caption, others], cards, **ONE_AT_A_TIME)
+        run.click(
+            page.many,
+            given,
+            [state, gallery, archive],
+            show_progress="hidden",
+            api_visibility="private",
+            concurrency_limit=1,
+        )
+    return blocks
+
+
+def _index(event: gr.EventData) -> int:
+    """Which example was chosen; what the browser says is checked."""
+    index = event._data.get("index") if isinstance(event._data, dict) else 0
+    return index if isinstance(index, int) and 0 <= index < len(EXAMPLES) else 0
+
+
+def _path(payload: Any) -> str | None:
+    """Where an upload lies."""
+    return payload.path if payload else None
+
+
+def _introduction(explainer: Explainer) -> str:
+    said = "# Why do a picture and a caption match?\nWhich patches and which words a model needs to find them similar."
+    if explainer.backbone.name == "embedded":
+        said += (
+            " The model inside the package knows drawings of 66 objects and little of photographs; "
+            "`--model.backbone` takes a real CLIP."
+        )
+    return said
+
+
+def _examples() -> str:
+    buttons = "".join(
+        f'<button type="button"><img src="{picture_uri(e.picture(), 96)}" alt="">'
+        f"<span>{escape(e.caption)}</span></button>"
+        for e in EXAMPLES
+    )
+    return f'<div class="examples" role="group" aria-label="Examples">{buttons}</div>'
+
+
+def _file(name: str) -> str:
+    return (HERE / name).read_text("utf-8")

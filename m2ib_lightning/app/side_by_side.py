@@ -1,0 +1,100 @@
+"""Other methods next to M2IB on the same pair: what each says, how long it takes and where it is known to fail."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from html import escape
+from inspect import isabstract
+
+from PIL import Image
+
+from m2ib_lightning import methods
+from m2ib_lightning.app.explaining import Explainer
+from m2ib_lightning.app.pictures import picture_uri
+from m2ib_lightning.attribution import Attribution
+from m2ib_lightning.display import words_html
+from m2ib_lightning.methods import AttributionMethod
+from m2ib_lightning.types import Pair
+
+MOST = 6
+"""Methods at once."""
+
+NOTES = {
+    "M2IB": "One map for the whole caption: it lies on everything that the caption names, wherever its words stand.",
+    "NIB": "On scenes its highest pixel misses the named object more often than not, and its text map the naming word.",
+    "GradCAM": "Can be 0 everywhere, where the gradient at its layer is negative. On scenes, poor at words.",
+    "GradECLIP": "On scenes it nearly never finds the word that names the object.",
+    "Saliency": "No sign. On scenes its highest pixel is on the named object in half of the pictures; good at words.",
+    "SmoothGrad": "No sign. On scenes 18 % of its map lie on the named object.",
+    "IntegratedGradients": "Begins at a grey picture: what is of that grey gets nothing.",
+    "KernelSHAP": "Slow, a thousand versions of the input. Good at both on scenes. Other seeds, other values.",
+    "RISE": "Very slow, thousands of masked inputs. Values nearly all alike: 7 % of its map lie on the named object.",
+    "Chefer": "Nothing below 0. On scenes it rarely finds the one word that names the object.",
+    "LeGrad": "Points well, but 82 % of its map lie beside the named object.",
+    "AttentionRollout": "Does not look at the other half: a picture has the same map for every caption.",
+    "Occlusion": "Hides a patch at a time: what another patch shows as well is not missed.",
+    "RandomMap": "Noise, for comparison: what looks no better says nothing.",
+    "CentrePrior": "The centre, for comparison: what looks no better says nothing.",
+    "UniformMap": "The same everywhere, for comparison: what looks no better says nothing.",
+}
+"""Where each is known to fail: the table of scripts/README.md, and what the formulas say."""
+
+CONTROLS = ("RandomMap", "CentrePrior", "UniformMap")
+
+SLOW = ("RISE", "KernelSHAP", "SmoothGrad")
+
+
+def names() -> list[str]:
+    """The methods of the package that can be put beside M2IB, quick ones first."""
+    classes = {name: value for name, value in vars(methods).items() if isinstance(value, type)}
+    found = [n for n, c in classes.items() if issubclass(c, AttributionMethod) and not isabstract(c) and n != "M2IB"]
+    return sorted(found, key=lambda name: (name in CONTROLS, name in SLOW, name))
+
+
+def compare(explainer: Explainer, pair: Pair, chosen: Sequence[str]) -> Iterator[str]:
+    """HTML with a card for each method, growing as they finish.
+
+    Raises:
+        ValueError: Too many are chosen, or the model cannot be explained by one of them.
+    """
+    if len(chosen) > MOST:
+        raise ValueError(f"Expected at most {MOST} methods at once but got {len(chosen)}. Remedy: choose fewer.")
+    done: list[str] = []
+    for name in ("M2IB", *chosen):
+        yield _page(done, f"{name} is computing …")
+        with explainer.lock:
+            start = time.perf_counter()
+            try:
+                found = _explain(explainer, pair, name)
+                done.append(_card(name, found, pair.image, time.perf_counter() - start))
+            except ValueError as problem:
+                done.append(f"<article><h3>{name}</h3><p>{escape(str(problem))}</p></article>")
+    yield _page(done, "")
+
+
+def _explain(explainer: Explainer, pair: Pair, name: str) -> Attribution:
+    kind = getattr(methods, name)
+    method = explainer.default if name == "M2IB" else kind(backbone=explainer.backbone)
+    batch = method.prepare().preprocess_pairs([pair])
+    return method.attribute(batch)[0]
+
+
+def _page(cards: Sequence[str], status: str) -> str:
+    return f'<p role="status">{status}</p><div class="cards">{"".join(cards)}</div>'
+
+
+def _card(name: str, a: Attribution, picture: Image.Image, seconds: float) -> str:
+    words, small = a.words(), picture.copy()
+    small.thumbnail((256, 256))
+    top = max((value for _, value in words), default=0.0)
+    shaded = words_html([(word, value, math.nan) for word, value in words], top, unit=a.unit)
+    return (
+        f'<article><h3>{name}</h3><img src="{picture_uri(a.overlay(small), 256)}" alt="Map of {name}">{shaded}'
+        f"<p>{escape(_unit(a.unit))}; {seconds:.1f} s</p><p>{escape(NOTES.get(name, ''))}</p></article>"
+    )
+
+
+def _unit(unit: str) -> str:
+    return {"1": "no unit", "cos": "in units of the similarity", "share": "shares"}.get(unit, f"in {unit}")

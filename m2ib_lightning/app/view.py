@@ -1,0 +1,115 @@
+"""What the page is told of an answer, as plain values: JSON that `view.js` draws."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from m2ib_lightning.attribution import Attribution
+from m2ib_lightning.display import decimals
+from m2ib_lightning.verdict import SENTENCES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def message(text: str, error: bool = False) -> dict[str, Any]:
+    """An answer in words alone."""
+    return {"message": text, "error": error}
+
+
+def frame(a: Attribution) -> dict[str, Any]:
+    """One step of a fit: its map and the values of its words."""
+    return {"map": None if a.image_map is None else cells(a.image_map), "words": _words(a)}
+
+
+def view(
+    a: Attribution,
+    frames: Sequence[dict[str, Any]] = (),
+    word_maps: Mapping[int, Attribution] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """An answer.
+
+    Args:
+        a: What was found.
+        frames: Of the steps on the way, the last one that of `a`.
+        word_maps: What the picture has to do with single words, by their place in the caption.
+        more: Further values: "running", "total", ...
+    """
+    words = [] if a.text_map is None else a.words()
+    digits = decimals(*(value for _, value in words))
+    return {
+        "text": a.text,
+        "words": [word for word, _ in words],
+        "values": [f"{value:{digits}}" for _, value in words],
+        "frames": list(frames) or [frame(a)],
+        "unit": a.unit,
+        "view": [round(edge, 4) for edge in a.view],
+        "special": _special(a),
+        "scores": _scores(a),
+        "wordMaps": {str(i): cells(b.image_map) for i, b in (word_maps or {}).items() if b.image_map is not None},
+        "truncated": a.truncated,
+        "end": f"{a.steps} step{'s' * (a.steps != 1)}" + f", {a.stop_reason.replace('_', ' ')}" * bool(a.stop_reason),
+        "where": _where(a),
+        "verdict": None if more.get("running") else _verdict(a),
+        **more,
+    }
+
+
+def cells(values: NDArray[np.float32]) -> dict[str, Any]:
+    """A map as bytes: 0 for 0 and less, 255 for its highest value."""
+    top = max(0.0, float(values.max()))
+    scaled = np.rint(values.clip(min=0) * (255 / top if top > 0 else 0)).astype(np.uint8)
+    data = base64.b64encode(scaled.tobytes()).decode("ascii")
+    return {"rows": values.shape[0], "columns": values.shape[1], "top": number(top), "cells": data}
+
+
+def number(value: float) -> float | None:
+    """Four digits of it, None for what JSON has no number for."""
+    return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def _verdict(a: Attribution) -> dict[str, Any]:
+    """Whether the maps can be believed, in words: of both if it is the same, else of the first that is doubtful."""
+    word = a.verdict
+    doubtful = [name for name, found in a.verdicts.items() if found == word]
+    of = "" if len(doubtful) == len(a.verdicts) else f" ({'picture' if doubtful == ['image'] else 'caption'})"
+    head = "ok" if word == "ok" else f"Doubtful: {word.replace('_', ' ')}{of}"
+    return {"ok": word == "ok", "head": head, "says": SENTENCES[word]}
+
+
+def _words(a: Attribution) -> list[float | None]:
+    return [] if a.text_map is None else [number(value) for _, value in a.words()]
+
+
+def _special(a: Attribution) -> str:
+    """What lies on no word, in words."""
+    if a.text_map is None:
+        return ""
+    found = [(t, v) for t, v, s in zip(a.tokens, a.text_map.tolist(), a.special, strict=True) if s and v]
+    digits = decimals(*(value for _, value in found))
+    return ", ".join(f"{token} {value:{digits}}" for token, value in found)
+
+
+def _scores(a: Attribution) -> list[tuple[str, str]]:
+    """Similarities by their names."""
+    named = (
+        ("Similarity of picture and caption", a.score),
+        ("with the picture through its bottleneck", a.image_score),
+        ("with the caption through its bottleneck", a.text_score),
+    )
+    return [(name, f"{value:.2f}".replace("-", "−")) for name, value in named if math.isfinite(value)]
+
+
+def _where(a: Attribution) -> str:
+    """The place of the highest patch in words, for those who do not see the map."""
+    if a.image_map is None:
+        return ""
+    x, y = a.strongest_region()
+    row, column = ("upper", "middle", "lower")[min(2, int(3 * y))], ("left", "centre", "right")[min(2, int(3 * x))]
+    return "centre" if (row, column) == ("middle", "centre") else f"{row} {column}"

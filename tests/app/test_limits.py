@@ -1,0 +1,134 @@
+"""What the page refuses, and what it keeps to itself."""
+
+from __future__ import annotations
+
+import http.client
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import m2ib_lightning as m2ib
+from m2ib_lightning.app import pictures
+from m2ib_lightning.app.code import as_python
+from m2ib_lightning.app.explaining import Knobs
+from m2ib_lightning.app.many import explain_all, gather
+from m2ib_lightning.app.pictures import read_picture
+from m2ib_lightning.cli import main
+from m2ib_lightning.data import make_scene
+from m2ib_lightning.types import Pair
+
+
+def fetch(address, path, method="GET", body=None, headers=None):
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
+    connection.request(method, path, body, headers or {})
+    answer = connection.getresponse()
+    return answer.status, answer.read(), dict(answer.getheaders())
+
+
+def test_no_file_that_the_visitor_did_not_give_is_served(address, tmp_path):
+    (tmp_path / "secret.txt").write_text("nobody may read this")
+    for path in ("/etc/hostname", str(tmp_path / "secret.txt"), "pyproject.toml", "../pyproject.toml"):
+        for route in ("/gradio_api/file=", "/file="):
+            status, body, _ = fetch(address, route + path)
+            assert status in (403, 404) and b"nobody may read" not in body
+
+
+def test_the_page_forbids_browsers_to_load_anything_from_elsewhere(address):
+    _, _, headers = fetch(address, "/")
+    policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == "'self'"
+    assert "http" not in headers["content-security-policy"] and "*" not in headers["content-security-policy"]
+
+
+def test_it_listens_on_this_machine_alone(address):
+    assert urlsplit(address).hostname == "127.0.0.1"
+
+
+def test_an_upload_of_too_many_bytes_is_refused(address, monkeypatch):
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    body += bytes(pictures.MOST_BYTES + 1) + b"\r\n--x--\r\n"
+    status, _, _ = fetch(
+        address, "/gradio_api/upload", "POST", body, {"Content-Type": "multipart/form-data; boundary=x"}
+    )
+    assert status == 413
+
+
+def test_a_picture_of_too_many_pixels_is_refused_by_its_head_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 99)
+    Image.new("RGB", (10, 10)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])  # what would be decoded is not there
+    with pytest.raises(ValueError, match="at most 0 million pixels but got 10 x 10"):
+        read_picture(tmp_path / "a.png")
+
+
+def test_a_large_picture_is_reduced_before_it_is_kept(tmp_path):
+    Image.new("RGB", (3000, 1500)).save(tmp_path / "a.png")
+    assert read_picture(tmp_path / "a.png").size == (1024, 512)
+
+
+def test_a_table_reads_only_what_was_uploaded_with_it(explainer, tmp_path):
+    secret, given, output = tmp_path / "secret", tmp_path / "given", tmp_path / "output"
+    for folder in (secret, given, output):
+        folder.mkdir()
+    make_scene(1, size=32).image.save(secret / "secret.png")
+    make_scene(2, size=32).image.save(given / "mine.png")
+    rows = ["mine.png,a cat", f"{secret}/secret.png,a dog", "../secret/secret.png,a dog", "folder/mine.png,a hat"]
+    (given / "pairs.csv").write_text("\n".join(["image,text", *rows]))
+    *_, last = explain_all(explainer, [given / "pairs.csv", given / "mine.png"], output)
+    assert (last.done, last.total, len(last.bad)) == (4, 4, 2)
+    assert all("Expected 'secret.png' among the uploaded files" in reason for reason in last.bad)
+
+
+def test_uploads_that_cannot_be_told_apart_are_refused(tmp_path):
+    (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir(), (tmp_path / "out").mkdir()
+    for folder in ("one", "two"):
+        (tmp_path / folder / "a.txt").write_text("a")
+    with pytest.raises(ValueError, match="different names but got a"):
+        gather([tmp_path / "one" / "a.txt", tmp_path / "two" / "a.txt"], tmp_path / "out")
+
+
+def test_nothing_of_a_run_over_many_pairs_is_left_but_the_archive(explainer, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir(), (tmp_path / "out").mkdir()
+    make_scene(2, size=32).image.save(tmp_path / "mine.png")
+    (tmp_path / "mine.txt").write_text("a cat")
+    list(explain_all(explainer, [tmp_path / "mine.png", tmp_path / "mine.txt"], tmp_path / "out"))
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["m2ib-results.zip"]
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+@pytest.mark.parametrize("knobs", [Knobs(2, 12.0), Knobs(1, 3.0)])
+def test_settings_changed_on_the_way_end_where_a_new_fit_ends(explainer, knobs):
+    pair = Pair("a", make_scene(3, objects=("crab", "key")).image, "a crab")
+    *_, found = explainer.watch(pair, explainer.knobs)
+    *first, moved = explainer.adjust(found, pair, knobs)
+    expected = m2ib.explain(pair.image, "a crab", **knobs._asdict())[0]
+    np.testing.assert_allclose(moved.attribution.image_map, expected.image_map, rtol=1e-4, atol=1e-3)
+    assert moved.exact and not any(found.exact for found in first)
+
+
+def test_the_first_answer_from_the_masks_at_hand_is_near_the_last(explainer):
+    pair = Pair("a", make_scene(3, objects=("crab", "key")).image, "a crab")
+    *_, found = explainer.watch(pair, explainer.knobs)
+    first, last = (a.attribution.image_map.ravel() for a in explainer.adjust(found, pair, Knobs(2, 6.0)))
+    assert np.corrcoef(first, last)[0, 1] > 0.8
+
+
+def test_code_of_any_caption_is_the_caption_again():
+    for text in ("it's", 'say "a"', "back\\slash", "line\nbreak", "猫", '"""', "\u202e"):
+        said = as_python("a.png", False, text, {}).splitlines()[2]
+        assert eval(said.split("explain(")[1].rsplit(")[0]", 1)[0])[1] == text
+
+
+def test_a_port_that_is_taken_is_named(address, capsys):
+    with pytest.raises(SystemExit):
+        main(["app", f"--port={urlsplit(address).port}", "--open=false"])
+    assert "port" in capsys.readouterr().err
+
+
+def test_another_method_than_m2ib_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["app", "--model=GradCAM", "--open=false"])
+    assert "Expected M2IB as the method but got GradCAM" in capsys.readouterr().err
