@@ -26,6 +26,10 @@ WORD_SHARE = 0.15
 """Words below this share of the highest one get none."""
 
 
+UNSAID = ("backbone", "modalities", "loss_terms")
+"""Arguments that are said apart, or that the page does not change."""
+
+
 class Knobs(NamedTuple):
     """What a visitor sets.
 
@@ -78,9 +82,8 @@ class Explainer:
     def said(self, knobs: Knobs) -> dict[str, Any]:
         """Arguments of `explain` that make an answer with these settings, those left out that are the default."""
         method, usual = self.method(knobs), inspect.signature(M2IB).parameters
-        own = {name: getattr(method, name) for name in ("steps", "noise_samples", "prior", "read_out", "lr", "seed")}
-        own |= {f"{m}_beta": beta for m, beta in method.betas.items()}
-        own |= {f"{m}_layer": layer for m, layer in method.layers.items()}
+        own = {name: value for name, value in method.settings.items() if name in usual and name not in UNSAID}
+        own |= {f"{modality}_layer": layer for modality, layer in method.layers.items()}  # as given, None by default
         named = {} if self.backbone.name == "embedded" else {"backbone": self.backbone.name}
         return named | {name: value for name, value in own.items() if value != usual[name].default}
 

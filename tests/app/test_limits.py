@@ -112,7 +112,7 @@ def test_settings_changed_on_the_way_end_where_a_new_fit_ends(explainer, knobs):
 def test_the_first_answer_from_the_masks_at_hand_is_near_the_last(explainer):
     pair = Pair("a", make_scene(3, objects=("crab", "key")).image, "a crab")
     *_, found = explainer.watch(pair, explainer.knobs)
-    first, *_, last = [a.attribution.image_map.ravel() for a in explainer.adjust(found, pair, Knobs(2, 6.0))] * 2
+    first, last = (a.attribution.image_map.ravel() for a in explainer.adjust(found, pair, Knobs(2, 6.0)))
     assert np.corrcoef(first, last)[0, 1] > 0.8
 
 

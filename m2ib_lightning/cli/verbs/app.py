@@ -52,7 +52,7 @@ def run(parser: LightningArgumentParser, config: Namespace) -> None:
     def make(**changes: Any) -> M2IB:
         changed = config.clone()
         changed.model.init_args.update(Namespace(**changes))
-        method = parser.instantiate_classes(changed).model
+        method = parser.instantiate(changed).model
         if not isinstance(method, M2IB):
             raise ValueError(
                 f"Expected M2IB as the method but got {type(method).__name__}. Remedy: the page has others beside it."
