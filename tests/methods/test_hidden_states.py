@@ -35,7 +35,7 @@ def test_nib_is_the_sum_of_gradients_along_the_line_from_zero(backbone, library,
             total += h * torch.autograd.grad(cosine(point), point)[0] / 5
         return total.sum(-1)
 
-    # A model with layer norms hardly changes along h, so that a sum nearly cancels: float32 rounding remains, by processor.
+    # A model with layer norms hardly changes along h, so that a sum nearly cancels: float32 rounding is left.
     assert_agrees(method, library, pairs, reference, tolerance=0.03)
 
 
