@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 
 from m2ib_lightning import AttributionStore
+from m2ib_lightning import methods as m2ib_methods
 from m2ib_lightning.cli import main, verbs
 from m2ib_lightning.data import make_scene
 from tests.callbacks.offline_run import read_run
@@ -25,8 +26,8 @@ def picture(path: Path, **scene) -> str:
     return str(path)
 
 
-# Those are for `wandb sweep`, tested below, for `m2ib test`, tested in tests/evaluation, and for a script.
-OTHERS = {CONFIGS / name for name in ("sweep.yaml", "evaluate.yaml", "search.yaml")}
+# Those are for `wandb sweep` and `m2ib compare`, tested below, `m2ib test`, tested in tests/evaluation, and a script.
+OTHERS = {CONFIGS / name for name in ("sweep.yaml", "compare.yaml", "evaluate.yaml", "search.yaml")}
 RUNS = sorted(set(CONFIGS.glob("*.yaml")) - OTHERS)
 
 
@@ -38,6 +39,17 @@ def test_every_configuration_runs(config, tmp_path, capsys):
     assert len(AttributionStore(tmp_path / "attributions")) == 2
     assert "scene-000000" in capsys.readouterr().out
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["init_args"]["steps"] == 2
+
+
+@pytest.mark.slow
+def test_every_method_of_the_package_is_compared_by_its_configuration(tmp_path, capsys):
+    main(["compare", f"--config={CONFIGS / 'compare.yaml'}", "--data.scenes=1", f"--output={tmp_path}"])
+    methods = yaml.safe_load((CONFIGS / "compare.yaml").read_text())["methods"]
+    found = pd.read_parquet(tmp_path / "pairs.parquet")
+    controls = {"RandomMap", "CentrePrior", "UniformMap"}
+    assert set(found["method"]) == {*methods, *controls}
+    package = {name for name in m2ib_methods.__all__ if isinstance(getattr(m2ib_methods, name), type)}
+    assert {m["class_path"] for m in methods.values()} | controls == package - {"AttributionMethod", "Baseline"}
 
 
 @pytest.mark.slow
