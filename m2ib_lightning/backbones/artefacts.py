@@ -72,8 +72,8 @@ def find_artefacts(backbone: Backbone, batch: PairBatch, layer: Layer, times: fl
     Args:
         backbone: The model.
         batch: Pictures, as `backbone.preprocess` gives them.
-        layer: Where the bottleneck sits.
-        times: How many times the picture's median norm is outlying.
+        layer: The layer that the bottleneck sits at.
+        times: A patch is outlying if its norm is above this many times the picture's median norm; above 1.
 
     Returns:
         One report per picture.

@@ -42,8 +42,8 @@ def attend(
         queries: (N, Q, D).
         keys: (N, L, D).
         values: (N, L, D).
-        heads: They share D evenly.
-        mask: Broadcasts to (N, 1, Q, L), true where a query may look.
+        heads: The number of heads, which share D evenly.
+        mask: A bool tensor that broadcasts to (N, 1, Q, L) and is true where a query may look.
         causal: Whether query i looks at keys 0..i only.
         scale: 1 / sqrt(D / heads) by default.
 
@@ -78,8 +78,8 @@ def attend_states(
         states: (N, L, D), not projected.
         key: Projects states to keys.
         value: Projects states to values.
-        heads: They share D evenly.
-        mask: Broadcasts to (N, 1, Q, L), true where a query may look.
+        heads: The number of heads, which share D evenly.
+        mask: A bool tensor that broadcasts to (N, 1, Q, L) and is true where a query may look.
         causal: Whether query i looks at keys 0..i only.
         scale: 1 / sqrt(D / heads) by default.
 
@@ -110,8 +110,8 @@ def attend_fused(
         asked: (N, Q, D), the states to make queries of.
         weight: (3 D, D), of queries, keys and values in this order.
         bias: (3 D,) or None.
-        heads: They share D evenly.
-        mask: Broadcasts to (N, 1, Q, L), true where a query may look.
+        heads: The number of heads, which share D evenly.
+        mask: A bool tensor that broadcasts to (N, 1, Q, L) and is true where a query may look.
         causal: Whether query i looks at keys 0..i only.
         scale: 1 / sqrt(D / heads) by default.
 

@@ -84,7 +84,7 @@ class Backbone(nn.Module, ABC):
 
     Args:
         model: The library's own module; it is frozen and put into evaluation mode.
-        name: What the user called it.
+        name: The name that the user gave for it.
 
     Attributes:
         model: The library's own module.

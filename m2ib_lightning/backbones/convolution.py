@@ -22,7 +22,7 @@ class ConvolutionalTower(Tower):
     Args:
         blocks: The blocks that share the last grid and width, without the first of them (it belongs to the stem).
         size: (H, W) of the pixels it will be given.
-        device: Of the weights.
+        device: The device that the weights are on.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], size: tuple[int, int], device: torch.device) -> None:

@@ -50,7 +50,8 @@ def run_linear(layer: Any, x: Tensor) -> Tensor:
     """What the layer gives; faster if it is a frozen `nn.Linear` on a processor.
 
     Args:
-        layer: Of the model. One that is being trained or compiled, or is of another class, runs as the library has it.
+        layer: A layer of the model. One that is being trained or compiled, or is of another class, runs as the
+            library has it.
         x: (..., D).
 
     Returns:
@@ -70,7 +71,7 @@ def run_mlp(mlp: Any, x: Tensor) -> Tensor:
     """A frozen two-layer MLP (`fc1`, `activation_fn`, `fc2`) as the library runs it; faster if it has a QuickGELU.
 
     Args:
-        mlp: Of the model. One that is being trained or compiled runs as the library has it.
+        mlp: An MLP of the model. One that is being trained or compiled runs as the library has it.
         x: (..., D).
 
     Returns:

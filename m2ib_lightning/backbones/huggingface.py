@@ -20,8 +20,8 @@ class HuggingFaceBackbone(Backbone):
 
     Args:
         model: The library's module.
-        processor: With an `image_processor` and a `tokenizer`.
-        name: What the user called it.
+        processor: The checkpoint's processor, which has an `image_processor` and a `tokenizer`.
+        name: The name that the user gave for it.
         image_size: (H, W) in pixels to read pictures at; the processor's own by default.
 
     Attributes:

@@ -45,7 +45,7 @@ def load_backbone(
     Args:
         name: "embedded" for the small CLIP inside the package, a folder with a checkpoint, a name on the Hugging Face
             hub such as "openai/clip-vit-base-patch32", or a model of open_clip such as "open_clip:ViT-B-32/openai".
-        device: Where the weights go.
+        device: The device that the weights are put on.
         image_size: Pixels to read pictures at, (height, width) or the side of a square, instead of what the model was
             trained at; its position embeddings are interpolated by its own code. Whole patches.
 

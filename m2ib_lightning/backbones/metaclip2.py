@@ -13,7 +13,7 @@ class MetaCLIP2Backbone(HuggingFaceBackbone):
     """A `MetaClip2Model` with its processor. Unlike in CLIP, EOS may truly be 2 (XLM-R's `</s>`)."""
 
     def towers(self, model: Any) -> tuple[Tower, Tower]:
-        """CLIP's towers."""
+        """A vision transformer that reads CLS and a causal text transformer that reads EOS."""
         return (
             ClsImageTower(model.vision_model, model.visual_projection, self.image_size),
             EosTextTower(model.text_model, model.text_projection, largest_id=False),

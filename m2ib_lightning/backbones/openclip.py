@@ -26,9 +26,9 @@ class OpenClipBackbone(Backbone):
 
     Args:
         model: The library's module.
-        transform: From a picture to pixels, as its model was evaluated.
+        transform: Turns a picture into pixels, as the model was evaluated.
         tokenizer: The library's, for this model.
-        name: What the user called it.
+        name: The name that the user gave for it.
     """
 
     def __init__(self, model: Any, transform: Any, tokenizer: Any, name: str) -> None:

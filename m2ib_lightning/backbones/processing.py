@@ -58,9 +58,9 @@ def read_texts(tokenizer: Any, texts: Sequence[str], limit: int, name: str, read
 
     Args:
         tokenizer: The checkpoint's tokenizer.
-        texts: None of them empty.
+        texts: The captions, none of which is empty.
         limit: The most tokens that the model reads, special ones included.
-        name: Of the model, for the warning about texts that are cut.
+        name: The model's name, for the warning about texts that are cut.
         reads_padding: Whether the model was trained to read texts padded to the limit, on the side that its tokenizer
             says, with the padding attended to; else texts are padded on the right to the longest and padding is masked.
     """

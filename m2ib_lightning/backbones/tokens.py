@@ -14,7 +14,7 @@ def tidy_spans(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, i
     A token that is nothing but a space belongs to the word that follows: it gets the next token's characters.
 
     Args:
-        text: What the tokens were made from.
+        text: The text that the tokens were made from.
         spans: As the tokenizer gives them, (0, 0) for special tokens.
 
     Example:
@@ -39,7 +39,7 @@ def shown_token(token: str, characters: str) -> str:
 
     Args:
         token: Its entry in the vocabulary.
-        characters: What it stands for in the text, "" for special tokens.
+        characters: The characters that it stands for in the text, "" for special tokens.
 
     Example:
         >>> shown_token("cat</w>", "Cat"), shown_token("##ing", "ing"), shown_token("▁cat", "cat")
@@ -62,7 +62,7 @@ def match_spans(tokens: Sequence[str], text: str) -> list[tuple[int, int]]:
 
     Args:
         tokens: In the text's order, "" for special tokens.
-        text: What they were made from.
+        text: The text that they were made from.
 
     Example:
         >>> match_spans(["▁a", "▁cat", "s", ""], "A cat's")

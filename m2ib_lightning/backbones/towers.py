@@ -16,10 +16,10 @@ class ClsImageTower(TransformerTower):
     """CLIP's vision transformer, whose head reads CLS, the first token.
 
     Args:
-        vision: With `embeddings`, `encoder.layers`, `post_layernorm` and, if it has one, `pre_layrnorm`.
-        projection: Into the shared space.
+        vision: A module with `embeddings`, `encoder.layers`, `post_layernorm` and, in some models, `pre_layrnorm`.
+        projection: The linear layer into the shared space.
         size: (H, W) of the pixels it will be given; position embeddings are interpolated to them.
-        block: How its layers compute.
+        block: The class that computes its layers.
     """
 
     reads = "CLS"
@@ -57,8 +57,8 @@ class EosTextTower(TransformerTower):
     Texts run at the length of the longest of the batch: what stands behind EOS is never looked at.
 
     Args:
-        text: With `embeddings`, `encoder.layers` and `final_layer_norm`.
-        projection: Into the shared space.
+        text: A module with `embeddings`, `encoder.layers` and `final_layer_norm`.
+        projection: The linear layer into the shared space.
         largest_id: Whether EOS is the largest id of a text, as in checkpoints from before their EOS was known.
     """
 
@@ -93,10 +93,10 @@ class BertTextTower(TransformerTower):
     """A text transformer of BERT's kind, whose head reads CLS, the first token; padding is hidden from all tokens.
 
     Args:
-        bert: With `embeddings` and `config`.
+        bert: A module with `embeddings` and `config`.
         layers: Its stack.
-        projection: Of CLS into the shared space.
-        length: The most tokens it reads.
+        projection: The layer from CLS into the shared space.
+        length: The largest number of tokens that it reads.
     """
 
     reads = "CLS"
@@ -125,7 +125,7 @@ def embed_patches(vision: Any, pixels: Tensor) -> Tensor:
     """Patch and position embeddings by a model's own code, its positions interpolated for sizes that are not its own.
 
     Args:
-        vision: With `embeddings` and `config.image_size`.
+        vision: A module with `embeddings` and `config.image_size`.
         pixels: (B, 3, H, W).
 
     Returns:

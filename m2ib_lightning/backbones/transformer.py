@@ -37,7 +37,7 @@ class PreNormBlock:
     """A block of CLIP's kind: x + attention(norm(x)), then x + mlp(norm(x)).
 
     Args:
-        layer: With `layer_norm1`, `self_attn.{q,k,v,out}_proj`, `layer_norm2` and `mlp`.
+        layer: A module with `layer_norm1`, `self_attn.{q,k,v,out}_proj`, `layer_norm2` and `mlp`.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -65,7 +65,7 @@ class PostNormBlock:
     """A block of BERT's kind: norm(x + attention(x)), then norm(x + mlp(x)).
 
     Args:
-        layer: With `attention.self.{query,key,value}`, `attention.output`, `intermediate` and `output`.
+        layer: A module with `attention.self.{query,key,value}`, `attention.output`, `intermediate` and `output`.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -90,7 +90,7 @@ class TransformerTower(Tower):
     Args:
         blocks: The stack.
         width: D.
-        length: The most tokens it reads.
+        length: The largest number of tokens that it reads.
         causal: Whether a token looks at the ones before it only.
         masked: Whether tokens that are not `valid` are hidden from the others. Not needed with `causal`, where padding
             stands behind every token that counts.

@@ -20,8 +20,8 @@ def view_of(processor: Any, width: int, height: int) -> Box:
 
     Args:
         processor: Anything with `do_resize`, `size`, `do_center_crop` and `crop_size`.
-        width: Of the picture, in pixels.
-        height: Of the picture, in pixels.
+        width: The width of the picture in pixels.
+        height: The height of the picture in pixels.
 
     Example:
         >>> from types import SimpleNamespace as N
@@ -114,7 +114,7 @@ def box_in_view(box: Box, view: Box, size: tuple[int, int]) -> Box | None:
 
     Args:
         box: In pixels of the upright original.
-        view: What the model sees of it, from `PairBatch.views` or `Attribution.view`.
+        view: The part of the picture that the model sees, from `PairBatch.views` or `Attribution.view`.
         size: (width, height) of the original in pixels.
 
     Returns:
