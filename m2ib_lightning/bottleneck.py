@@ -52,7 +52,7 @@ class NoiseBank:
     which pairs it was computed with.
 
     Args:
-        seed: Of the bank.
+        seed: The seed that the noise is drawn from.
         samples: K, noise samples a step.
         antithetic: Whether the second half of the samples is the first half negated, which cancels the part of the
             noise's effect that is odd in it.

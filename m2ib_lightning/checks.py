@@ -8,7 +8,7 @@ def check_at_least(name: str, value: float, least: float) -> None:
 
     Args:
         name: What the argument is called.
-        value: What was given.
+        value: The number that was given.
         least: The smallest value that is allowed.
 
     Raises:

@@ -18,7 +18,7 @@ class Phrase:
     """A phrase of a text and where in the picture it is.
 
     Attributes:
-        text: The phrase.
+        text: The phrase as it stands in the caption.
         span: Its (start, end) characters in the caption.
         effect: Similarity of the pair minus that without the phrase. Below 0 the phrase speaks against the pair.
         image_map: (gh, gw) float32 in the result's `unit`: what the picture must keep for that difference to stay.

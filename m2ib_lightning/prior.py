@@ -21,8 +21,8 @@ class Prior:
     """N(mean, std^2) for each channel of one layer of one tower.
 
     Attributes:
-        mean: (D,).
-        std: (D,), > 0.
+        mean: The mean of each channel, (D,).
+        std: The standard deviation of each channel, (D,), > 0.
         read_mean: (D,), mean of the token that the head reads.
     """
 

@@ -43,8 +43,8 @@ class Pair(NamedTuple):
 
     Attributes:
         id: Unique in its data set; names the files written for it.
-        image: RGB picture, upright.
-        text: The caption.
+        image: The picture, RGB and upright.
+        text: The caption of the picture.
         source: Where the image came from (a path), "" if it was given in memory.
         truth: What a map should find, where data says so.
         fingerprint: Of the image file, "" if there is none: tells in a later run whether it is still the same.
@@ -62,7 +62,7 @@ class BadPair(NamedTuple):
     """Stands in data for a pair that could not be read, and in results for one that could not be explained.
 
     Attributes:
-        id: Of the pair.
+        id: The name of the pair.
         text: The caption, "" if there is none.
         source: Where the image should have come from.
         error: The reason and the remedy, in one line.
@@ -130,7 +130,7 @@ class HiddenStates(NamedTuple):
     """What a tower holds after one block, and what the rest of the tower needs to go on from there.
 
     Attributes:
-        states: (B, L, D).
+        states: What each token is after the layer, (B, L, D).
         valid: (B, L) bool, false for padding.
         special: (B, L) bool, tokens that stand for no part of the input: CLS, BOS, EOS and padding.
         read: (B,) int64, the index of the token that the head reads, or None if it pools them all.

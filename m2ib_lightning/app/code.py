@@ -15,8 +15,8 @@ def as_python(source: str, reduced: bool, text: str, arguments: Mapping[str, Any
     Args:
         source: The picture's file, or an expression that makes it if it has a parenthesis.
         reduced: Whether the page has made the picture smaller.
-        text: The caption.
-        arguments: Of `explain`.
+        text: The caption that was typed.
+        arguments: The arguments of `explain` that are not the default.
 
     Example:
         >>> print(as_python("cat.jpg", False, "a cat", {"image_beta": 3.0}))

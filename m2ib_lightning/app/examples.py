@@ -14,9 +14,9 @@ class Example(NamedTuple):
     """A scene and a caption.
 
     Attributes:
-        seed: Of the scene.
-        objects: That it shows.
-        caption: What is typed.
+        seed: The seed that the scene is made from.
+        objects: The objects that it shows.
+        caption: The caption that is typed for it.
     """
 
     seed: int

@@ -32,7 +32,7 @@ class Visit:
         picture: As it was read; None before one is given.
         source: The picture's file, or an expression that makes it.
         reduced: Whether it was larger.
-        found: The last answer.
+        found: The last answer that was given.
         words: What the picture has to do with single words of it.
         frames: Steps of the last fit, as the page is told them.
         problem: Why there is no picture.
@@ -63,7 +63,7 @@ class Handlers:
     """The handlers of the page.
 
     Args:
-        explainer: What answers.
+        explainer: The model and method that answer.
     """
 
     def __init__(self, explainer: Explainer) -> None:

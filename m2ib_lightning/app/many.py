@@ -32,7 +32,7 @@ class Progress(NamedTuple):
 
     Attributes:
         done: Pairs that are finished, bad ones among them.
-        total: Of all.
+        total: How many pairs there are in all.
         bad: What could not be explained, with its reason.
         gallery: The finished page as HTML, "" before.
         archive: Store, pictures and page in one file, None before.
@@ -72,8 +72,8 @@ def explain_all(explainer: Explainer, files: Sequence[str | Path], output: Path)
     """Explain what was uploaded, batch by batch; others are answered in between.
 
     Args:
-        explainer: The model.
-        files: What was uploaded.
+        explainer: The model and method that answer.
+        files: The files that were uploaded.
         output: A folder for the archive.
 
     Raises:

@@ -38,7 +38,7 @@ def serve(explainer: Explainer, port: int | None = None, open_browser: bool = Fa
     """Start serving and return at once; `close` on the result ends it.
 
     Args:
-        explainer: What answers.
+        explainer: The model and method that answer.
         port: By default the first free one from 7860.
         open_browser: Whether to open the page.
         share: Whether Gradio makes a public address that tunnels to this machine.

@@ -36,7 +36,7 @@ def view(
     """An answer.
 
     Args:
-        a: What was found.
+        a: The result that is shown.
         frames: Of the steps on the way, the last one that of `a`.
         word_maps: What the picture has to do with single words, by their place in the caption.
         more: Further values: "running", "total", ...

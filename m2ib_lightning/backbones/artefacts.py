@@ -28,7 +28,7 @@ class Artefacts(NamedTuple):
 
     Attributes:
         norms: (gh, gw) float32, the Euclidean length of each patch's hidden state.
-        outlying: (gh, gw) bool.
+        outlying: Which cells have outlying norms, (gh, gw) bool.
     """
 
     norms: NDArray[np.float32]
@@ -70,7 +70,7 @@ def find_artefacts(backbone: Backbone, batch: PairBatch, layer: Layer, times: fl
     """Patches with outlying hidden-state norms after a block of the image tower.
 
     Args:
-        backbone: The model.
+        backbone: The model to look into.
         batch: Pictures, as `backbone.preprocess` gives them.
         layer: The layer that the bottleneck sits at.
         times: A patch is outlying if its norm is above this many times the picture's median norm; above 1.

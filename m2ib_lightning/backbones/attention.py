@@ -39,9 +39,9 @@ def attend(
     """Multi-head attention, softmax(scale q k^T) v.
 
     Args:
-        queries: (N, Q, D).
-        keys: (N, L, D).
-        values: (N, L, D).
+        queries: What attends, (N, Q, D).
+        keys: What it is compared with, (N, L, D).
+        values: What is mixed, (N, L, D).
         heads: The number of heads, which share D evenly.
         mask: A bool tensor that broadcasts to (N, 1, Q, L) and is true where a query may look.
         causal: Whether query i looks at keys 0..i only.
@@ -74,7 +74,7 @@ def attend_states(
     sequence take the place of two per token.
 
     Args:
-        queries: (N, Q, D), projected.
+        queries: What attends, (N, Q, D).
         states: (N, L, D), not projected.
         key: Projects states to keys.
         value: Projects states to values.

@@ -22,7 +22,7 @@ class Tower(ABC):
     """One half of a CLIP-like model, cut in two at a layer: `suffix(prefix(x))` is the library's own full forward.
 
     Attributes:
-        depth: Number of blocks.
+        depth: How many blocks the tower has.
         width: D, channels of the hidden states.
         length: The most tokens that the tower reads, special ones included.
         reads: What its head pools, in words: "CLS", "EOS", "attention over all patches", ...

@@ -52,7 +52,7 @@ def run_linear(layer: Any, x: Tensor) -> Tensor:
     Args:
         layer: A layer of the model. One that is being trained or compiled, or is of another class, runs as the
             library has it.
-        x: (..., D).
+        x: The states that go in, (..., D).
 
     Returns:
         (..., D').
@@ -72,7 +72,7 @@ def run_mlp(mlp: Any, x: Tensor) -> Tensor:
 
     Args:
         mlp: An MLP of the model. One that is being trained or compiled runs as the library has it.
-        x: (..., D).
+        x: The states that go in, (..., D).
 
     Returns:
         Of the same shape.

@@ -19,7 +19,7 @@ class HuggingFaceBackbone(Backbone):
     """A model of transformers with its processor. A family implements `towers`.
 
     Args:
-        model: The library's module.
+        model: The module of the library that holds the weights.
         processor: The checkpoint's processor, which has an `image_processor` and a `tokenizer`.
         name: The name that the user gave for it.
         image_size: (H, W) in pixels to read pictures at; the processor's own by default.

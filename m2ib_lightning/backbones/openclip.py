@@ -25,7 +25,7 @@ class OpenClipBackbone(Backbone):
     """A model of open_clip with its transform and its tokenizer.
 
     Args:
-        model: The library's module.
+        model: The module of the library that holds the weights.
         transform: Turns a picture into pixels, as the model was evaluated.
         tokenizer: The library's, for this model.
         name: The name that the user gave for it.

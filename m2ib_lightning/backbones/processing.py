@@ -57,7 +57,7 @@ def read_texts(tokenizer: Any, texts: Sequence[str], limit: int, name: str, read
     """Tokens of texts, up to a limit.
 
     Args:
-        tokenizer: The checkpoint's tokenizer.
+        tokenizer: The tokenizer that the checkpoint came with.
         texts: The captions, none of which is empty.
         limit: The most tokens that the model reads, special ones included.
         name: The model's name, for the warning about texts that are cut.

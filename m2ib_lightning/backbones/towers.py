@@ -94,7 +94,7 @@ class BertTextTower(TransformerTower):
 
     Args:
         bert: A module with `embeddings` and `config`.
-        layers: Its stack.
+        layers: The blocks of its stack, in their order.
         projection: The layer from CLS into the shared space.
         length: The largest number of tokens that it reads.
     """

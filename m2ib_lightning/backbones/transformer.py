@@ -88,8 +88,8 @@ class TransformerTower(Tower):
     other tokens are keys and values there and nothing looks at what becomes of them.
 
     Args:
-        blocks: The stack.
-        width: D.
+        blocks: The blocks of the stack, in their order.
+        width: D, the channels of a hidden state.
         length: The largest number of tokens that it reads.
         causal: Whether a token looks at the ones before it only.
         masked: Whether tokens that are not `valid` are hidden from the others. Not needed with `causal`, where padding
@@ -112,7 +112,7 @@ class TransformerTower(Tower):
 
         Args:
             states: (N, D), the token that is read, or (N, L, D) if there is none.
-            valid: (N, L) bool.
+            valid: Which tokens are no padding, (N, L) bool.
 
         Returns:
             (N, E), not normalised.

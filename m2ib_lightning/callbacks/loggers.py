@@ -18,7 +18,7 @@ def settle_loggers(loggers: Any, folder: str) -> None:
 
     Args:
         loggers: The Trainer's argument as parsed: one logger, several, true, false or null.
-        folder: The run's.
+        folder: The folder of the run.
     """
     for logger in loggers if isinstance(loggers, list | tuple) else [loggers]:
         arguments = getattr(logger, "init_args", None)

@@ -16,11 +16,11 @@ class Fault(NamedTuple):
     """The innermost of jsonargparse's tree of reasons.
 
     Attributes:
-        key: The argument, "model.loss_terms".
+        key: The argument in question, such as "model.loss_terms".
         base: The class that its value must be of, None if it is no class.
         within: The class whose argument it is, None at the top.
         said: The lines of the message.
-        value: What was given.
+        value: The value that was given for it.
     """
 
     key: str

@@ -117,7 +117,7 @@ def named_categories(text: str, words: Mapping[str, Sequence[str]]) -> dict[tupl
     """Which categories a text names, by the (start, end) characters of the word.
 
     Args:
-        text: Any.
+        text: Any caption.
         words: Of each category, in the singular or irregular.
 
     Example:

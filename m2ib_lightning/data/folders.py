@@ -21,7 +21,7 @@ class CaptionFolder(PairSource):
     caption is not UTF-8.
 
     Args:
-        folder: Where they are.
+        folder: Where the pictures and captions are.
     """
 
     def __init__(self, folder: str | Path) -> None:

@@ -24,7 +24,7 @@ class StoredImage(NamedTuple):
 
     Attributes:
         name: What to call it, like a path: "shard-3.tar/cat.jpg".
-        data: Of the file.
+        data: The bytes of the file.
     """
 
     name: str

@@ -94,7 +94,7 @@ class Finding(NamedTuple):
     """What is known of one finding.
 
     Attributes:
-        boxes: In pixels.
+        boxes: Where the finding is, in pixels.
         size: (width, height) of the picture that they were drawn on.
     """
 

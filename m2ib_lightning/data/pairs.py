@@ -136,8 +136,8 @@ class GivenPairs(PairSource):
     """Pairs from images and texts, the first with the first and so on; a single one goes with all of the others.
 
     Args:
-        images: Paths or pictures.
-        texts: As many captions.
+        images: Paths of pictures, or pictures.
+        texts: A caption for each picture.
 
     Raises:
         ValueError: The numbers of images and texts do not fit.
@@ -196,8 +196,8 @@ def check_all(references: Sequence[Reference], max_pixels: int = MAX_PIXELS) -> 
     """Make sure that every pair can be read, without keeping any; an image of several pairs is tried once.
 
     Args:
-        references: The pairs.
-        max_pixels: See `load_image`.
+        references: The pairs to look at, unread.
+        max_pixels: The most pixels that a picture may have, as of `load_image`.
 
     Raises:
         ValueError: The first pair that cannot be read, by row and id, with the reason.
@@ -219,9 +219,9 @@ def read_pair(reference: Reference, truth: bool = True, max_pixels: int = MAX_PI
     """The pair with its image decoded.
 
     Args:
-        reference: What to read.
+        reference: The pair to read.
         truth: Whether its ground truth is read as well, which opens mask files and draws boxes.
-        max_pixels: See `load_image`.
+        max_pixels: The most pixels that a picture may have, as of `load_image`.
 
     Raises:
         ValueError: The image or its truth cannot be read or the caption cannot be one; this says nothing about other

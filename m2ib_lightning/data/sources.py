@@ -25,7 +25,7 @@ def open_source(source: str | Path, columns: Columns = Columns()) -> PairSource:
     - "hf:NAME" or "hf:NAME:SPLIT", a data set of the Hugging Face hub.
 
     Args:
-        source: Which.
+        source: The table, folder or shards to open.
         columns: Which column holds what; for those that have columns.
 
     Raises:

@@ -22,7 +22,7 @@ class Table(PairSource):
     """The pairs of a CSV, TSV or JSON Lines file in UTF-8, the first two with a header.
 
     Args:
-        path: The file.
+        path: The file that holds the table.
         columns: Which column holds what.
 
     Raises:

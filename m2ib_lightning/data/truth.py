@@ -70,7 +70,7 @@ class TruthReference(NamedTuple):
         Args:
             image: Where the picture came from; its header says how it was turned.
             size: (width, height) of the picture as it was read, upright.
-            text: The caption.
+            text: The caption that spans count in.
 
         Raises:
             ValueError: A region is empty or beyond the picture, a mask cannot be read or has other proportions, or a
@@ -105,7 +105,7 @@ def draw(region: Region, size: tuple[int, int]) -> NDArray[np.bool_]:
     """(H, W) bool, the pixels of a region; of a box those whose centre lies in it, at least one.
 
     Args:
-        region: In pixels.
+        region: A box or a mask, in pixels.
         size: (width, height) of the picture.
 
     Raises:

@@ -15,8 +15,8 @@ class Interval(NamedTuple):
 
     Attributes:
         mean: Over the pairs with a value.
-        low: Lower end.
-        high: Upper end.
+        low: The lower end of the interval.
+        high: The upper end of the interval.
         pairs: How many have a value.
     """
 

@@ -32,8 +32,8 @@ def stripped_scores(objective: Objective, maps: Tensor) -> tuple[Tensor, Tensor]
     """Cosines of the texts without special tokens, as they are and with ids hidden, (B,) each.
 
     Args:
-        objective: Of the text.
-        maps: (B, L) raw.
+        objective: The objective of the text.
+        maps: The raw maps, (B, L).
 
     Returns:
         nan for a text of special tokens only.

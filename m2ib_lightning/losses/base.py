@@ -14,7 +14,7 @@ class Bottlenecked(NamedTuple):
     """One tower of a batch of pairs, read through its bottleneck at one step: all that a loss term may look at.
 
     Attributes:
-        modality: Which tower.
+        modality: The tower that was read.
         alpha: (B, L, D) mask logits.
         lambda_: (B, L, D) in [0, 1], sigmoid(alpha).
         capacity: (B, L, D) nats, 0 for tokens that are not masked.

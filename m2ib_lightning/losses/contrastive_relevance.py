@@ -29,7 +29,7 @@ def contrastive_relevance(
         other: (B, E) clean embedding of the other modality.
         negatives: (N, E) clean embeddings of the other modality. One that is a pair's own `other` does not count for
             that pair, so a list of all captions will do.
-        temperature: T, > 0.
+        temperature: T, what similarities are divided by, > 0.
         target: (B, E) direction that stands for s+ where it is not the cosine with `other`.
 
     Returns:

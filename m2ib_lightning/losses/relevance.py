@@ -33,7 +33,7 @@ def relevance(embedding: Tensor, target: Tensor) -> Tensor:
 
     Args:
         embedding: (K, B, E) embeddings of the noisy samples.
-        target: (B, E) direction.
+        target: The direction that embeddings are measured along, (B, E).
 
     Returns:
         (B,), in [-1, 1] for a target of length 1.

@@ -170,12 +170,12 @@ def as_attributions(
     """One result per pair of a batch.
 
     Args:
-        batch: What was explained.
+        batch: The pairs that were explained.
         image: Per pair (gh, gw), or None.
         text: Per pair (L,), padding included, or None.
         special: (B, L) bool of the text's tokens.
         score: (B,) clean cosine similarity.
-        unit: Of the maps.
+        unit: The unit of the maps' values.
         settings: What all were made with.
         each: Further fields of `Attribution`, a value per pair.
     """

@@ -20,8 +20,8 @@ def embed_alone(backbone: Backbone, modality: Modality, items: Sequence[Any]) ->
     """Clean embeddings (N, E), not normalised; no gradient.
 
     Args:
-        backbone: The model.
-        modality: Of the items.
+        backbone: The model that embeds.
+        modality: Whether they are captions or pictures.
         items: Captions, or pictures or their files; at least one.
 
     Raises:

@@ -47,7 +47,7 @@ def match_scores(backbone: Backbone, image: Tensor, text: Tensor) -> dict[str, l
     """How far pairs stand above mismatched ones, in standard deviations of the similarities of those.
 
     Args:
-        backbone: The model.
+        backbone: The model that embeds.
         image: (B, E) clean embeddings of the pairs' images.
         text: (B, E) clean embeddings of their texts.
 

@@ -27,8 +27,8 @@ class Objective:
     By default t is the normalised embedding of the other modality, and this is the cosine similarity.
 
     Args:
-        backbone: The frozen model.
-        batch: The pairs.
+        backbone: The frozen model that is explained.
+        batch: The pairs that are explained.
         modality: m, the tower whose input is explained.
         embedding: f_m(x) of the pairs as they are, (b, e).
         target: t, a direction of the shared space, (b, e).

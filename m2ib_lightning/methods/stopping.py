@@ -20,7 +20,7 @@ class Stopping:
     where its loss is not finite. None of it depends on the other pairs.
 
     Args:
-        count: B, pairs.
+        count: B, how many pairs there are.
         tolerance: Least fall of the loss that counts, or None for no check of convergence.
         patience: Steps without such a fall that a pair is given, >= 1.
         device: Where the losses are.

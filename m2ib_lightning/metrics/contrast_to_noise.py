@@ -11,7 +11,7 @@ def signed_contrast_to_noise_ratio(saliency: Tensor, truth: Tensor) -> Tensor:
     """(mean in - mean out) / sqrt(var in + var out), population variances; negative for an inverted map.
 
     Args:
-        saliency: (..., H, W).
+        saliency: The maps, (..., H, W).
         truth: (..., H, W) bool.
 
     Returns:

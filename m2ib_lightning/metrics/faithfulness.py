@@ -14,7 +14,7 @@ def max_sensitivity(saliency: Tensor, perturbed: Tensor) -> Tensor:
     """Max over k of ||E(x + d_k) - E(x)|| / ||E(x)||, Frobenius norms; lower is better.
 
     Args:
-        saliency: E(x), (..., N).
+        saliency: E(x), the maps, (..., N).
         perturbed: E(x + d_k), (K, ..., N).
 
     Returns:

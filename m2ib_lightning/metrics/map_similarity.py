@@ -17,8 +17,8 @@ def pearson(first: Tensor, second: Tensor) -> Tensor:
     """Pearson's correlation of the values.
 
     Args:
-        first: (..., N).
-        second: (..., N).
+        first: Values of the one, (..., N).
+        second: Values of the other, (..., N).
 
     Returns:
         (...) in -1..1, nan where a map is constant.
@@ -38,8 +38,8 @@ def spearman(first: Tensor, second: Tensor) -> Tensor:
     """Spearman's rank correlation, the Pearson correlation of average ranks.
 
     Args:
-        first: (..., N).
-        second: (..., N).
+        first: Values of the one, (..., N).
+        second: Values of the other, (..., N).
 
     Returns:
         (...) in -1..1, nan where a map is constant.
@@ -70,7 +70,7 @@ class RandomisationSimilarity(_MapSimilarity):
     """Spearman correlation of the map with that of the model with randomised weights; lower is better.
 
     Args:
-        modality: Whose map.
+        modality: The tower whose maps are compared.
         by_layer: Whether rows also hold the values for the model randomised from the top down to each part, one
             explanation each: "image/by_layer". The last of them, where all is random, is the metric's value.
     """

@@ -18,7 +18,7 @@ def mean_iou(saliency: Tensor, truth: Tensor, thresholds: Sequence[float] = THRE
     Args:
         saliency: E in [0, 1], (..., H, W).
         truth: M, (..., H, W) bool.
-        thresholds: t.
+        thresholds: t, where a map is cut, each in [0, 1).
 
     Returns:
         (...) in 0..1, nan where there is no truth.

@@ -15,7 +15,7 @@ def mass_accuracy(saliency: Tensor, truth: Tensor, among: Tensor) -> Tensor:
     """Sum of max(E, 0) over M / sum of max(E, 0) over all; an all-zero map counts as a constant one.
 
     Args:
-        saliency: E, (..., N).
+        saliency: The maps, (..., N).
         truth: M, (..., N) bool.
         among: (..., N) bool, what takes part.
 
@@ -33,7 +33,7 @@ def relevance_mass_accuracy(saliency: Tensor, truth: Tensor) -> Tensor:
     """Share of the map's positive mass that lies on the truth, on raw values; higher is better.
 
     Args:
-        saliency: (..., H, W).
+        saliency: The maps, (..., H, W).
         truth: (..., H, W) bool.
 
     Returns:
@@ -50,7 +50,7 @@ def token_mass_accuracy(saliency: Tensor, truth: Tensor, content: Tensor) -> Ten
     """Share of the text map's positive mass that lies on the true tokens, special tokens left out; higher is better.
 
     Args:
-        saliency: (..., L).
+        saliency: The maps, (..., L).
         truth: (..., L) bool.
         content: (..., L) bool, false for special tokens.
 

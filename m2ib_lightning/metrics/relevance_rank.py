@@ -13,7 +13,7 @@ def relevance_rank_accuracy(saliency: Tensor, truth: Tensor) -> Tensor:
     Pixels that tie at the K-th place share the places that are left, as random tie-breaking does in the mean.
 
     Args:
-        saliency: (..., H, W).
+        saliency: The maps, (..., H, W).
         truth: (..., H, W) bool.
 
     Returns:

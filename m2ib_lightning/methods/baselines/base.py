@@ -59,7 +59,7 @@ class LayerBaseline(Baseline):
         backbone: "embedded", a folder with a checkpoint, a Hugging Face hub name, or a loaded backbone.
         modalities: What to explain: "image", "text" or both.
         image_layer: Block whose output is explained, 0-based, or "embeddings"; by default what the method says.
-        text_layer: The same of the text.
+        text_layer: The block of the text's tower, likewise.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ class GradCAM(LayerBaseline):
         backbone: "embedded", a folder with a checkpoint, a Hugging Face hub name, or a loaded backbone.
         modalities: What to explain: "image", "text" or both.
         image_layer: Block whose output is explained, 0-based, or "embeddings".
-        text_layer: The same of the text.
+        text_layer: The block of the text's tower, likewise.
     """
 
     unit = "1"

@@ -107,8 +107,8 @@ def shapley(coalitions: Tensor, weights: Tensor, scores: Tensor) -> Tensor:
     """Weighted least squares under the condition that the values sum to v(all) - v(none).
 
     Args:
-        coalitions: Z, (s, n).
-        weights: w, (s,).
+        coalitions: Z, which features each coalition has, (s, n).
+        weights: w, what each coalition counts, (s,).
         scores: v, (s + 2, b): of nothing, of everything, then of the coalitions.
 
     Returns:

@@ -32,7 +32,7 @@ class NIB(LayerBaseline):
         backbone: "embedded", a folder with a checkpoint, a Hugging Face hub name, or a loaded backbone.
         modalities: What to explain: "image", "text" or both.
         image_layer: Block whose output is explained, 0-based, or "embeddings"; about 3/4 of the depth by default.
-        text_layer: The same of the text.
+        text_layer: The block of the text's tower, likewise.
         steps: n, at least 1.
 
     Raises:
