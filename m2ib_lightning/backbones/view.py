@@ -109,28 +109,5 @@ def within(outer: Box, inner: Box) -> Box:
     )
 
 
-def box_in_view(box: Box, view: Box, size: tuple[int, int]) -> Box | None:
-    """Where the model sees a box of the original picture, in fractions of what it sees, cut at its edges.
-
-    Args:
-        box: In pixels of the upright original.
-        view: The part of the picture that the model sees, from `PairBatch.views` or `Attribution.view`.
-        size: (width, height) of the original in pixels.
-
-    Returns:
-        (left, top, right, bottom), each in 0..1, or None if the model sees nothing of it.
-
-    Example:
-        >>> box_in_view((20, 0, 40, 10), (0.25, 0.0, 0.75, 1.0), (40, 20))
-        (0.5, 0.0, 1.0, 0.5)
-    """
-    width, height = view[2] - view[0], view[3] - view[1]
-    left, right = ((x / size[0] - view[0]) / width for x in box[::2])
-    top, bottom = ((y / size[1] - view[1]) / height for y in box[1::2])
-    if min(right, bottom) <= 0 or max(left, top) >= 1:
-        return None
-    return max(left, 0.0), max(top, 0.0), min(right, 1.0), min(bottom, 1.0)
-
-
 def _get(size: Any, key: str) -> Any:
     return size.get(key) if isinstance(size, dict) else getattr(size, key, None)

@@ -12,7 +12,6 @@ import torch
 
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone, load_backbone
-from m2ib_lightning.checks import check_at_least as check_at_least
 from m2ib_lightning.types import BadPair, Modality, Pair, PairBatch
 
 MODALITIES: tuple[Modality, ...] = ("image", "text")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, cast, get_args
@@ -17,13 +16,15 @@ from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.backbones.frozen import casts_kept
 from m2ib_lightning.bottleneck import NoiseBank, ReadOut
+from m2ib_lightning.checks import check_at_least
 from m2ib_lightning.losses import Compression, JointTerm, LossTerm, Relevance
-from m2ib_lightning.methods.base import MODALITIES, AttributionMethod, as_attributions, check_at_least
+from m2ib_lightning.methods.base import MODALITIES, AttributionMethod, as_attributions
 from m2ib_lightning.methods.calibration import default_layer, find_priors
 from m2ib_lightning.methods.captured import CapturedSteps, can_be_captured, fill_batch, pad_texts, shape_of
 from m2ib_lightning.methods.embed_alone import embed_alone
 from m2ib_lightning.methods.mask_fit import MaskFit, TowerSetting
 from m2ib_lightning.methods.mismatched import match_scores
+from m2ib_lightning.methods.objective import gradients
 from m2ib_lightning.methods.stopping import CONVERGED, DIVERGED, REASONS
 from m2ib_lightning.types import Layer, Modality, Pair, PairBatch
 from m2ib_lightning.verdict import check_thresholds
@@ -185,7 +186,7 @@ class M2IB(AttributionMethod):
 
     def attribute(self, batch: PairBatch) -> list[Attribution]:
         """Fit the masks of a batch of pairs and read off what they let through. Pairs that are done leave the batch."""
-        with _gradients(), casts_kept():
+        with gradients(), casts_kept():
             on_gpu = self._captured_fit(batch)
             if on_gpu is not None:
                 return self.results(on_gpu)[: len(batch.tokens)]
@@ -340,13 +341,6 @@ def _check_terms(terms: Sequence[LossTerm], modalities: Sequence[Modality]) -> N
                 f"Expected both modalities for {type(term).__name__} but got {list(modalities)}. "
                 "Remedy: explain both, or leave the term out."
             )
-
-
-@contextlib.contextmanager
-def _gradients() -> Iterator[None]:
-    """Gradients on, also inside `torch.inference_mode()`."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
 
 
 def _stop_reason(trainer: Any) -> str:

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from m2ib_lightning.backbones import load_backbone
-from m2ib_lightning.backbones.view import box_in_view
 from m2ib_lightning.data import MaskFile, PairDataModule, PairReference, Polygon, RunLengths, TruthReference, read_pair
 from m2ib_lightning.data.truth import draw
 from m2ib_lightning.types import Truth
@@ -118,6 +117,16 @@ def test_truth_drawn_on_another_size_is_resized(tmp_path: Path):
 def test_spans_beyond_the_text_are_refused(span):
     with pytest.raises(ValueError, match=r"within the text's 5 characters but got .* Remedy: "):
         TruthReference(spans=[span]).read("", (1, 1), "a cat")
+
+
+def box_in_view(box, view, size):
+    """Where the model sees a box of the original picture, in fractions of what it sees, cut at its edges."""
+    width, height = view[2] - view[0], view[3] - view[1]
+    left, right = ((x / size[0] - view[0]) / width for x in box[::2])
+    top, bottom = ((y / size[1] - view[1]) / height for y in box[1::2])
+    if min(right, bottom) <= 0 or max(left, top) >= 1:
+        return None
+    return max(left, 0.0), max(top, 0.0), min(right, 1.0), min(bottom, 1.0)
 
 
 @pytest.mark.parametrize("size", [(300, 200), (200, 300), (96, 96), (640, 100), (33, 47)])
