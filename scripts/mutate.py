@@ -38,7 +38,7 @@ class Mutation(NamedTuple):
     file: str
     old: str
     new: str
-    tests: list[str]
+    tests: tuple[str, ...]
     same: bool
 
     @property
@@ -80,7 +80,7 @@ def read_list(path: Path) -> list[Mutation]:
         cells = line.split(" ;; ")
         if len(cells) not in (4, 5) or (len(cells) == 5 and cells[4].strip() != "same"):
             sys.exit(f"Expected FILE ;; OLD ;; NEW ;; TESTS in line {number} of {path} but got {line!r}.")
-        found.append(Mutation(cells[0], cells[1], cells[2], shlex.split(cells[3]), len(cells) == 5))
+        found.append(Mutation(cells[0], cells[1], cells[2], tuple(shlex.split(cells[3])), len(cells) == 5))
     return found
 
 
@@ -108,7 +108,7 @@ def warm_up() -> None:
     torch.set_num_threads(1)
 
 
-def run_tests(scratch: Path, tests: list[str], log: Path) -> int:
+def run_tests(scratch: Path, tests: tuple[str, ...], log: Path) -> int:
     """The exit status of pytest in a process of its own, 124 if it was stopped."""
     child = os.fork()
     if child == 0:

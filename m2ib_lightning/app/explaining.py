@@ -14,6 +14,9 @@ from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.methods import M2IB
 from m2ib_lightning.methods.mask_fit import MaskFit
 from m2ib_lightning.methods.objective import gradients
+from m2ib_lightning.parts import Phrase
+from m2ib_lightning.phrases import explain_phrases
+from m2ib_lightning.targets import Against
 from m2ib_lightning.types import Pair
 
 WARM_STEPS = 3
@@ -36,10 +39,17 @@ class Knobs(NamedTuple):
     Attributes:
         image_layer: Block after which the image's bottleneck sits.
         image_beta: What a nat costs against similarity in the image.
+        against: A caption that the typed one is explained against, "" for none.
     """
 
     image_layer: int
     image_beta: float
+    against: str = ""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Those that are arguments of the method."""
+        return {"image_layer": self.image_layer, "image_beta": self.image_beta}
 
 
 @dataclass(eq=False)
@@ -85,15 +95,14 @@ class Explainer:
         own = {name: value for name, value in method.settings.items() if name in usual and name not in UNSAID}
         own |= {f"{modality}_layer": layer for modality, layer in method.layers.items()}  # as given, None by default
         named = {} if self.backbone.name == "embedded" else {"backbone": self.backbone.name}
+        named |= {"against": knobs.against} if knobs.against else {}
         return named | {name: value for name, value in own.items() if value != usual[name].default}
 
     def _method(self, knobs: Knobs) -> M2IB:
-        if knobs == self.knobs:
+        usual = self.knobs.arguments
+        changes = {name: value for name, value in knobs.arguments.items() if value != usual[name]}
+        if not changes:
             return self.default
-        changes = {k: v for k, v in knobs._asdict().items() if v != getattr(self.knobs, k)}
-        return self._prepared(**changes)
-
-    def _prepared(self, **changes: Any) -> M2IB:
         method = self.make(**changes)
         method.backbone = self.backbone
         method.prepare()
@@ -106,8 +115,8 @@ class Explainer:
             ValueError: The model cannot read the pair.
         """
         with self.lock:
-            method = self.method(knobs)
-            fit = method.new_fit(self.backbone.preprocess_pairs([pair]))
+            method, batch = self.method(knobs), self.backbone.preprocess_pairs([pair])
+            fit = method.new_fit(Against([knobs.against]).aim(self.backbone, batch) if knobs.against else batch)
         yield from self._steps(fit, method, knobs)
 
     def adjust(self, found: Explained, pair: Pair, knobs: Knobs) -> Iterator[Explained]:
@@ -115,7 +124,7 @@ class Explainer:
 
         Where the layer stays, what was computed before the bottleneck is kept.
         """
-        if found.knobs.image_layer != knobs.image_layer:
+        if (found.knobs.image_layer, found.knobs.against) != (knobs.image_layer, knobs.against):
             yield from list(self.watch(pair, knobs))[-1:]
             return
         fit, method = found.fit, self.method(knobs)
@@ -141,15 +150,14 @@ class Explainer:
             if last:
                 return
 
-    def by_word(self, pair: Pair, found: Attribution) -> dict[int, Attribution]:
-        """For the words that carry most of the caption, by their place in it: what the picture has to do with each."""
-        words = found.words()
-        top = max((value for _, value in words), default=0.0)
-        ranked = sorted(range(len(words)), key=lambda i: -words[i][1])
-        chosen = [i for i in ranked[:WORDS] if top > 0 and words[i][1] >= WORD_SHARE * top and words[i][0].isalnum()]
-        pairs = [Pair(f"word-{i}", pair.image, words[i][0]) for i in chosen]
-        if not pairs:
-            return {}
+    def by_word(self, pair: Pair, found: Attribution) -> dict[int, Phrase]:
+        """For the words that carry most of the caption, by their place in it: where in the picture each of them is."""
+        words = found.word_spans()
+        top = max((value for *_, value in words), default=0.0)
+        ranked = sorted(range(len(words)), key=lambda i: -words[i][2])
+        strong = [i for i in ranked[:WORDS] if top > 0 and words[i][2] >= WORD_SHARE * top]
+        chosen = {i: words[i][:2] for i in strong if pair.text[slice(*words[i][:2])].isalnum()}
         with self.lock:
-            method = self._prepared(modalities=["image"])
-            return dict(zip(chosen, method.attribute(self.backbone.preprocess_pairs(pairs)), strict=True))
+            batch = self.backbone.preprocess_pairs([pair])
+            (phrases,) = explain_phrases(self.default, batch, [list(chosen.values())])
+        return dict(zip(chosen, phrases, strict=True))

@@ -21,6 +21,7 @@ from m2ib_lightning.app.pictures import SIDE, picture_uri, read_picture
 from m2ib_lightning.app.side_by_side import compare
 from m2ib_lightning.app.view import frame, message, view
 from m2ib_lightning.attribution import Attribution
+from m2ib_lightning.parts import Phrase
 from m2ib_lightning.types import Pair
 
 
@@ -33,7 +34,7 @@ class Visit:
         source: The picture's file, or an expression that makes it.
         reduced: Whether it was larger.
         found: The last answer that was given.
-        words: What the picture has to do with single words of it.
+        words: Where single words of the caption are in the picture.
         frames: Steps of the last fit, as the page is told them.
         problem: Why there is no picture.
     """
@@ -42,7 +43,7 @@ class Visit:
     source: str = ""
     reduced: bool = False
     found: Explained | None = None
-    words: dict[int, Attribution] | None = None
+    words: dict[int, Phrase] | None = None
     frames: tuple[dict[str, Any], ...] = ()
     problem: str = ""
 
@@ -82,14 +83,14 @@ class Handlers:
             value=message("Type a caption to see why it matches, or not."), picture=picture_uri(picture)
         )
 
-    def example(self, index: int) -> tuple[Visit, Any, Any, Any]:
+    def example(self, index: int) -> tuple[Visit, Any, Any, Any, Any]:
         """An example was chosen."""
         example: Example = EXAMPLES[index]
         picture = example.picture()
         shown = gr.HTML(value=message("Explaining …"), picture=picture_uri(picture))
-        return Visit(picture, example.source), picture, example.caption, shown
+        return Visit(picture, example.source), picture, example.caption, example.foil, shown
 
-    def explain(self, visit: Visit, caption: str, layer: float, beta: float) -> Iterator[tuple[Any, ...]]:
+    def explain(self, visit: Visit, caption: str, foil: str, layer: float, beta: float) -> Iterator[tuple[Any, ...]]:
         """Explain the pair and show the masks at every step."""
         if visit.picture is None and not caption.strip():
             yield gr.skip(), gr.skip(), gr.skip(), gr.skip()
@@ -98,7 +99,7 @@ class Handlers:
         found = None
         try:
             pair = visit.pair(caption)
-            for found in self.explainer.watch(pair, Knobs(int(layer), beta)):
+            for found in self.explainer.watch(pair, Knobs(int(layer), beta, foil.strip())):
                 frames.append(frame(found.attribution))
                 if not found.exact:
                     total = self.explainer.default.steps
@@ -110,17 +111,17 @@ class Handlers:
         assert found is not None
         yield self._answer(replace(visit, found=found, words=None, frames=tuple(frames)))
 
-    def adjust(self, visit: Visit, caption: str, layer: float, beta: float) -> Iterator[tuple[Any, ...]]:
+    def adjust(self, visit: Visit, caption: str, foil: str, layer: float, beta: float) -> Iterator[tuple[Any, ...]]:
         """A slider was moved."""
         if visit.found is None or visit.picture is None:
             yield gr.skip(), gr.skip(), gr.skip(), gr.skip()
             return
         pair = visit.pair(visit.found.attribution.text)
-        for found in self.explainer.adjust(visit.found, pair, Knobs(int(layer), beta)):
+        for found in self.explainer.adjust(visit.found, pair, Knobs(int(layer), beta, visit.found.knobs.against)):
             yield self._answer(replace(visit, found=found, frames=(frame(found.attribution),)))
 
     def words(self, visit: Visit) -> tuple[Any, Visit]:
-        """After an answer: what the picture has to do with each of its words."""
+        """After an answer: where each word of the caption is in the picture."""
         if visit.found is None or visit.words is not None:
             return gr.skip(), gr.skip()
         found = visit.found.attribution
@@ -130,13 +131,14 @@ class Handlers:
     def _answer(self, visit: Visit) -> tuple[Any, ...]:
         assert visit.found is not None
         found = visit.found.attribution
-        shown = view(found, visit.frames, visit.words, exact=visit.found.exact)
-        said = self.explainer.said(visit.found.knobs)
+        knobs = visit.found.knobs
+        shown = view(found, visit.frames, visit.words, exact=visit.found.exact, against=knobs.against)
+        said = self.explainer.said(knobs)
         return (
             shown,
             visit,
             as_python(visit.source, visit.reduced, found.text, said),
-            as_command(visit.source, found.text, said),
+            "" if knobs.against else as_command(visit.source, found.text, said),
         )
 
     def side_by_side(self, visit: Visit, caption: str, chosen: Sequence[str]) -> Iterator[str]:

@@ -52,6 +52,10 @@ def build(explainer: Explainer) -> gr.Blocks:
                 # Not opened on the way: what is wrong with a file is ours to say.
                 picture.preprocess = _path  # type: ignore[method-assign]
                 caption = gr.Textbox(label="Caption", placeholder="a cat", max_length=1000, elem_id="caption")
+                foil = gr.Textbox(
+                    label="Rather than (optional)", placeholder="another caption", max_length=1000, elem_id="foil",
+                    info="What speaks for the caption and not for this one.",
+                )  # fmt: skip
                 go = gr.Button("Explain", variant="primary", elem_id="explain")
                 examples = gr.HTML(
                     html_template=_examples(), css_template=_file("examples.css"), elem_id="examples",
@@ -99,7 +103,7 @@ def build(explainer: Explainer) -> gr.Blocks:
                 css_template="iframe { width: 100%; height: 80vh; border: 1px solid #8884; }", elem_id="gallery"
             )
 
-        answer, asked = [shown, visit, python, command], [visit, caption, layer, beta]
+        answer, asked = [shown, visit, python, command], [visit, caption, foil, layer, beta]
 
         def then_explain(event: Any) -> None:
             told = event.then(page.explain, asked, answer, **ONE_AT_A_TIME)
@@ -107,9 +111,9 @@ def build(explainer: Explainer) -> gr.Blocks:
 
         then_explain(picture.input(page.read, picture, [visit, shown], **AT_ONCE))
         picked = examples.select(_index, None, chosen, **AT_ONCE)
-        then_explain(picked.then(page.example, chosen, [visit, picture, caption, shown], **AT_ONCE))
-        then_explain(blocks.load(page.example, chosen, [visit, picture, caption, shown], **AT_ONCE))
-        for event in (go.click, caption.submit):
+        then_explain(picked.then(page.example, chosen, [visit, picture, caption, foil, shown], **AT_ONCE))
+        then_explain(blocks.load(page.example, chosen, [visit, picture, caption, foil, shown], **AT_ONCE))
+        for event in (go.click, caption.submit, foil.submit):
             event(page.explain, asked, answer, **ONE_AT_A_TIME).then(page.words, visit, [shown, visit], **ONE_AT_A_TIME)
         for knob in (beta, layer):
             knob.input(page.adjust, asked, answer, **ONE_AT_A_TIME)

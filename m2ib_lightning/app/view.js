@@ -15,11 +15,11 @@ function current() {
   const word = hovered ?? pinned;
   if (word !== null && answer.maps[word]) {
     const map = answer.maps[word];
-    return { map, top: map.top, says: `the picture for “${answer.words[word]}” alone` };
+    return { map, top: map.top, says: map.effect < 0 ? `what speaks against “${answer.words[word]}”: without it the pair is more similar` : `where “${answer.words[word]}” is` };
   }
   const map = answer.frames[shown()].map;
   const last = answer.frames.at(-1).map;
-  return { map, top: answer.running ? map?.top : last?.top, says: answer.mapSays ?? "" };
+  return { map, top: answer.running ? map?.top : last?.top, says: answer.against ? `rather than “${answer.against}”` : "" };
 }
 
 /** Colour and opacity of a share of the scale, drawn over the dimmed picture. */
@@ -75,12 +75,14 @@ function shade() {
     button.firstChild.style.background = `rgb(${[255, 255, 255].map((w, c) => w + share * ([245, 132, 60][c] - w)).join()})`;
     button.lastChild.textContent = spoken ? (spoken[i] === undefined ? "–" : `${Math.round(100 * spoken[i])} %`) : final ? answer.values[i] : digits(values[i]);
     button.classList.toggle("mapped", Boolean(answer.maps[i]));
+    button.classList.toggle("opposed", answer.maps[i]?.effect < 0);
     button.classList.toggle("spoken", Boolean(spoken && String(i) === most && spoken[i] > 0));
     button.setAttribute("aria-pressed", String(i === pinned));
   });
   find(".note").textContent = spoken
     ? (Object.keys(spoken).length ? "Below each word: the share of its own region that lies in the box." : "The regions of the words are on their way.")
     : [`Below each word: ${answer.unit}.`, answer.special && `On no word: ${answer.special}.`, answer.truncated && "The end of the caption was cut: the model reads no more.",
+       Object.values(answer.maps).some((map) => map.effect < 0) && "A crossed-out word speaks against the picture: without it the pair is more similar.",
        Object.keys(answer.maps).length > 0 && "Point at an underlined word to see its region, or draw a box in the picture to see which words it belongs to."].filter(Boolean).join(" ");
 }
 

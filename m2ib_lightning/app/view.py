@@ -11,6 +11,7 @@ import numpy as np
 
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.display import decimals
+from m2ib_lightning.parts import Phrase
 from m2ib_lightning.verdict import SENTENCES
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def frame(a: Attribution) -> dict[str, Any]:
 def view(
     a: Attribution,
     frames: Sequence[dict[str, Any]] = (),
-    word_maps: Mapping[int, Attribution] | None = None,
+    phrases: Mapping[int, Phrase] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """An answer.
@@ -38,8 +39,8 @@ def view(
     Args:
         a: The result that is shown.
         frames: Of the steps on the way, the last one that of `a`.
-        word_maps: What the picture has to do with single words, by their place in the caption.
-        more: Further values: "running", "total", ...
+        phrases: Where single words are in the picture, by their place in the caption.
+        more: Further values: "running", "total", "against", ...
     """
     words = [] if a.text_map is None else a.words()
     digits = decimals(*(value for _, value in words))
@@ -52,7 +53,7 @@ def view(
         "view": [round(edge, 4) for edge in a.view],
         "special": _special(a),
         "scores": _scores(a),
-        "wordMaps": {str(i): cells(b.image_map) for i, b in (word_maps or {}).items() if b.image_map is not None},
+        "wordMaps": {str(i): cells(p.image_map) | {"effect": number(p.effect)} for i, p in (phrases or {}).items()},
         "truncated": a.truncated,
         "end": f"{a.steps} step{'s' * (a.steps != 1)}" + f", {a.stop_reason.replace('_', ' ')}" * bool(a.stop_reason),
         "where": _where(a),

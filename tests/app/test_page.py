@@ -142,6 +142,35 @@ def test_moving_a_slider_gives_what_explain_gives_with_that_setting(visit, crab)
         shows_top(page, m2ib.explain(str(crab), "a crab", **settings)[0].image_map.max())
 
 
+def test_a_second_caption_is_a_foil(visit, tmp_path, monkeypatch):
+    scene = make_scene(33, objects=("crab", "tree", "moon"), kind="attribute", size=384)
+    scene.image.save(tmp_path / "crabs.png")
+    page = visit()
+    page.fill("#foil :is(textarea, input)", "a blue crab")
+    give(page, tmp_path / "crabs.png", "a red crab")
+    answered(page, "a red crab")
+    assert page.inner_text("#view .shows") == "rather than “a blue crab”"
+    drawn = heat(page)
+    red, blue = (drawn[scene.labels == index].mean() for index in (0, 1))
+    assert red > 1.5 * blue
+    page.click("text=Copy as code")
+    page.wait_for_selector("#python .cm-line >> text=explain")
+    monkeypatch.chdir(tmp_path)
+    said = {}
+    exec("\n".join(page.locator("#python .cm-line").all_inner_texts()), said)
+    shows_top(page, said["result"].image_map.max())
+    np.testing.assert_allclose(
+        said["result"].image_map, m2ib.explain("crabs.png", "a red crab", against="a blue crab")[0].image_map
+    )
+
+
+def test_a_word_for_what_is_not_there_is_crossed_out_and_the_others_are_not(visit, crab):
+    page = visit()
+    give(page, crab, "a crab and a piano")
+    answered(page, "a crab and a piano")
+    assert page.locator("#view .word.opposed b").all_inner_texts() == ["piano"]
+
+
 def test_the_strength_of_the_map_changes_what_is_seen_of_it(visit):
     page = visit()
     strong = heat(page)
@@ -283,6 +312,6 @@ def test_the_keyboard_reaches_everything_in_the_order_of_the_page(visit):
                 for (; e; e = e.parentElement) names += ` ${e.className} ${e.id}`; return names }"""
             )
         )
-    wanted = (" explain", " examples", " stage", " strength", " word ", " beta", " layer")
+    wanted = (" foil", " explain", " examples", " stage", " strength", " word ", " beta", " layer")
     places = [next(i for i, name in enumerate(reached) if part in name) for part in wanted]
     assert places == sorted(places)
