@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Try ideas for M2IB's image map on held-out scenes: three objects, one named.
 
-    python scripts/compare_ideas.py --scenes 60 --first 40000
+    python scripts/compare_ideas.py --scenes 60 --scene_seed 40000
 
 Each row is a map made from one or several fits: its metrics, and of each the mean difference to the default's with its
 95 % interval over the same scenes.
@@ -197,7 +197,7 @@ def numbers(found: dict[str, pd.DataFrame]) -> list[dict[str, str | float]]:
 
 def main() -> None:
     """Try every idea."""
-    options = options_of(__doc__, scenes=60, first=40_000, output="outputs/ideas").parse_args()
+    options = options_of(__doc__, scenes=60, scene_seed=40_000, output="outputs/ideas").parse_args()
     warnings.simplefilter("ignore")
     keep(numbers(evaluate(options)), options)
 

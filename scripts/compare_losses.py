@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Measure what each loss term changes in the maps, on composed scenes: three objects, one named.
 
-    python scripts/compare_losses.py --scenes 60 --first 30000
+    python scripts/compare_losses.py --scenes 60 --scene_seed 30000
 
 A row per setting, all else at its default. "on object" is the share of the image map on the named object, "patches" how
 many of the highest ones hold 90 % of it, "on word" the naming word's share of what lies on words; cosines are through
@@ -77,7 +77,7 @@ def measure(result: Attribution, scene: Scene) -> dict[str, float]:
 
 def main() -> None:
     """Measure every variant, or some."""
-    parser = options_of(__doc__, scenes=60, first=30_000, output="outputs/losses")
+    parser = options_of(__doc__, scenes=60, scene_seed=30_000, output="outputs/losses")
     parser.add_argument("--steps", type=int, default=10, help="of each fit")
     parser.add_argument("--only", default="", help="part of a row's name")
     options = parser.parse_args()

@@ -52,7 +52,7 @@ def numbers(
 
 def main() -> None:
     """Fit every combination."""
-    parser = options_of(__doc__, scenes=50, first=20_000, output="outputs/cost_and_quality")
+    parser = options_of(__doc__, scenes=50, scene_seed=20_000, output="outputs/cost_and_quality")
     parser.add_argument("--released", action="store_true", help="the setting of the paper's released code")
     options = parser.parse_args()
     scenes, backbone = drawn(options), load_backbone(options.backbone)

@@ -76,7 +76,7 @@ def bytes_of(store: AttributionStore) -> float:
 
 def main() -> None:
     """Measure all of it."""
-    options = options_of(__doc__, scenes=100, first=20_000, output="outputs/many_pairs").parse_args()
+    options = options_of(__doc__, scenes=100, scene_seed=20_000, output="outputs/many_pairs").parse_args()
     torch.set_num_threads(1)
     scenes, method = drawn(options), M2IB(load_backbone(options.backbone))
     explain(method, scenes[:1])

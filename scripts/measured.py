@@ -20,7 +20,7 @@ def compare(arguments: str, scenes: int, methods: Sequence[str] = ()) -> Run:
 MEASUREMENTS = "scripts/README.md"
 ONE = compare("--data.scene_seed 10000", 250)
 TWO = compare("--data.scene_seed 10250 --data.scene_named 2", 250)
-COST = "python scripts/cost_and_quality.py --scenes {scenes} --first 20000"
+COST = "python scripts/cost_and_quality.py --scenes {scenes} --scene_seed 20000"
 SEARCH = Run("python scripts/search_settings.py --scenes {scenes} --output {output}", "settings.csv", 40)
 WATCHING = "python scripts/watching_cost.py --logger wandb --repeats 3 --output {output}"
 SPEED = Run("python scripts/benchmark.py --scaling --output {output}/benchmark.json", "benchmark.json")
@@ -93,7 +93,7 @@ TABLES = [
     Table(
         "ideas",
         MEASUREMENTS,
-        {"ideas": Run("python scripts/compare_ideas.py --scenes {scenes} --first 41000 --output {output}", scenes=100)},
+        {"ideas": Run("python scripts/compare_ideas.py --scenes {scenes} --scene_seed 41000 --output {output}", scenes=100)},
         rendered.ideas_table,
     ),
     Table(

@@ -18,11 +18,11 @@ from m2ib_lightning.methods import AttributionMethod
 from m2ib_lightning.types import Pair, Truth
 
 
-def options_of(text: str | None, scenes: int, first: int, output: str) -> argparse.ArgumentParser:
+def options_of(text: str | None, scenes: int, scene_seed: int, output: str) -> argparse.ArgumentParser:
     """A parser with the options that every measurement has, to which a script adds its own."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=scenes, help="how many are explained")
-    parser.add_argument("--first", type=int, default=first, help="seed of the first scene")
+    parser.add_argument("--scene_seed", type=int, default=scene_seed, help="seed of the first scene")
     parser.add_argument("--backbone", default="embedded", help="a hub name, a folder, or embedded")
     parser.add_argument("--output", type=Path, default=Path(output), help="folder that the numbers are written to")
     return parser
@@ -30,7 +30,7 @@ def options_of(text: str | None, scenes: int, first: int, output: str) -> argpar
 
 def drawn(options: argparse.Namespace) -> list[Scene]:
     """The scenes that were asked for, three objects each of which the caption names one."""
-    return [make_scene(seed) for seed in range(options.first, options.first + options.scenes)]
+    return [make_scene(seed) for seed in range(options.scene_seed, options.scene_seed + options.scenes)]
 
 
 def pairs_of(scenes: Sequence[Scene]) -> list[Pair]:

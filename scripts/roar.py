@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="embedded")
     parser.add_argument("--train", type=int, default=300, help="scenes to tune on")
     parser.add_argument("--test", type=int, default=100, help="scenes to retrieve")
-    parser.add_argument("--first", type=int, default=30_000, help="seed of the first scene")
+    parser.add_argument("--scene_seed", type=int, default=30_000, help="seed of the first scene")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--methods", nargs="+", default=list(COMPARED), choices=COMPARED)
     arguments = parser.parse_args()
@@ -52,8 +52,8 @@ def main() -> None:
     backbone = load_backbone(arguments.backbone)
     labels = dict.fromkeys(("RandomMap", *arguments.methods))
     chosen = {"nothing removed": None} | {label: COMPARED[label](backbone) for label in labels}
-    train = scenes(arguments.first, arguments.train)
-    test = scenes(arguments.first + arguments.train, arguments.test)
+    train = scenes(arguments.scene_seed, arguments.train)
+    test = scenes(arguments.scene_seed + arguments.train, arguments.test)
     tuning = Tuning(steps=arguments.steps)
     found = {}
     for label, method in chosen.items():

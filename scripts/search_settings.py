@@ -2,7 +2,7 @@
 """Draw what each setting of M2IB does to each metric, on held-out scenes: three objects, one named.
 
     python scripts/search_settings.py
-    python scripts/search_settings.py --config configs/search.yaml --scenes 40 --first 30000 --output outputs/search
+    python scripts/search_settings.py --config configs/search.yaml --scenes 40 --scene_seed 30000 --output outputs/search
 
 Varies one setting at a time around the default. Each combination is a row of OUTPUT/settings.csv as soon as it is done,
 and is not computed again by a later run; curves go to OUTPUT/settings.png. Never test on the scenes chosen by.
@@ -114,7 +114,7 @@ def search(
     backbone: Backbone, combinations: list[dict[str, Any]], options: argparse.Namespace, file: Path, console: Console
 ) -> pd.DataFrame:
     """A row per combination, in order; those that the file has of the same model and scenes are taken from there."""
-    about = {"weights": backbone.weight_hash, "first": options.first, "scenes": options.scenes}
+    about = {"weights": backbone.weight_hash, "first": options.scene_seed, "scenes": options.scenes}
     scenes = drawn(options)
     for settings in track(combinations, "Settings", console=console):
         if find(file, key(settings, about)) is not None:
@@ -245,7 +245,7 @@ def results(frame: pd.DataFrame, vary: dict[str, list[Any]], default: dict[str, 
 
 
 def main() -> None:
-    parser = options_of(__doc__, scenes=40, first=30_000, output="outputs/search")
+    parser = options_of(__doc__, scenes=40, scene_seed=30_000, output="outputs/search")
     parser.add_argument("--config", type=Path, default=Path("configs/search.yaml"))
     options = parser.parse_args()
     console, config = Console(width=170), yaml.safe_load(options.config.read_text())
@@ -256,7 +256,7 @@ def main() -> None:
     frame = search(backbone, plan(around, vary, default), options, options.output / "settings.csv", console)
     console.print(results(frame, vary, default))
     about = (
-        f"{options.scenes} held-out scenes (seeds from {options.first}), {options.backbone} model, "
+        f"{options.scenes} held-out scenes (seeds from {options.scene_seed}), {options.backbone} model, "
         "one setting varied at a time; the default is shaded, bands are 95 % intervals"
     )
     draw(frame, vary, default, about, options.output / "settings.png")
