@@ -21,6 +21,7 @@ MEASUREMENTS = "scripts/README.md"
 ONE = compare("--data.scene_seed 10000", 250)
 TWO = compare("--data.scene_seed 10250 --data.scene_named 2", 250)
 COST = "python scripts/cost_and_quality.py --scenes {scenes} --scene_seed 20000"
+IDEAS = "python scripts/compare_ideas.py --scenes {scenes}"
 SEARCH = Run("python scripts/search_settings.py --scenes {scenes} --output {output}", "settings.csv", 40)
 WATCHING = "python scripts/watching_cost.py --logger wandb --repeats 3 --output {output}"
 SPEED = Run("python scripts/benchmark.py --scaling --output {output}/benchmark.json", "benchmark.json")
@@ -93,7 +94,7 @@ TABLES = [
     Table(
         "ideas",
         MEASUREMENTS,
-        {"ideas": Run("python scripts/compare_ideas.py --scenes {scenes} --scene_seed 41000 --output {output}", scenes=100)},
+        {"ideas": Run(IDEAS + " --scene_seed 41000 --output {output}", scenes=100)},
         rendered.ideas_table,
     ),
     Table(

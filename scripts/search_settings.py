@@ -2,7 +2,7 @@
 """Draw what each setting of M2IB does to each metric, on held-out scenes: three objects, one named.
 
     python scripts/search_settings.py
-    python scripts/search_settings.py --config configs/search.yaml --scenes 40 --scene_seed 30000 --output outputs/search
+    python scripts/search_settings.py --config configs/search.yaml --scenes 40 --scene_seed 30000
 
 Varies one setting at a time around the default. Each combination is a row of OUTPUT/settings.csv as soon as it is done,
 and is not computed again by a later run; curves go to OUTPUT/settings.png. Never test on the scenes chosen by.
