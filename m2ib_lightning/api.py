@@ -14,8 +14,9 @@ from m2ib_lightning.data.images import ImageLike
 from m2ib_lightning.data.pairs import check_all, make_references, read_pair
 from m2ib_lightning.methods import AttributionMethod
 from m2ib_lightning.names import meant, parameters
-from m2ib_lightning.phrases import Phrases, RegionLike, explain_parts, foil_modality, foils_of_each, phrases_of_each
-from m2ib_lightning.targets import Against
+from m2ib_lightning.parts import find_spans
+from m2ib_lightning.phrases import Phrases, RegionLike, foils_of_each, phrases_of_each
+from m2ib_lightning.types import Asked
 
 IMAGES: tuple[Any, ...] = get_args(ImageLike)
 
@@ -69,22 +70,22 @@ def explain(
     _check_arguments(kind, arguments)
     references = make_references(images, texts)
     check_all(references)
-    asked = None if phrases is None else phrases_of_each(phrases, [reference.text for reference in references])
-    foils = None if against is None else foils_of_each(against, len(references))
-    changed = None if against is None else foil_modality(against)
+    count = len(references)
+    each = [None] * count if phrases is None else phrases_of_each(phrases, [reference.text for reference in references])
+    foils = [None] * count if against is None else foils_of_each(against, count)
+    asked = [
+        Asked(which if which in (None, "auto") else find_spans(reference.text, which), foil, regions or ())
+        for reference, which, foil in zip(references, each, foils, strict=True)
+    ]
     explainer = kind(backbone=backbone, **arguments)
     model = explainer.prepare()
     results: list[Attribution] = []
-    for start in range(0, len(references), batch_size):
-        pairs = [read_pair(reference) for reference in references[start : start + batch_size]]
+    for start in range(0, count, batch_size):
         part = slice(start, start + batch_size)
-        results += explain_parts(
-            explainer,
-            model.preprocess_pairs(pairs),
-            phrases=None if asked is None else asked[part],
-            target=Against(foils[part], changed) if foils and changed else None,
-            regions=regions,
-        )
+        pairs = [
+            read_pair(reference)._replace(asked=a) for reference, a in zip(references[part], asked[part], strict=True)
+        ]
+        results += explainer.explain(model.preprocess_pairs(pairs))
     return results
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Literal, cast
 
@@ -12,11 +12,22 @@ import torch
 from einops import rearrange
 
 from m2ib_lightning.attribution import Attribution
-from m2ib_lightning.data.images import ImageLike, check_image
+from m2ib_lightning.backbones import Backbone
+from m2ib_lightning.data.images import ImageLike, check_image, image_name
 from m2ib_lightning.methods import AttributionMethod
-from m2ib_lightning.parts import Phrase, Region
-from m2ib_lightning.targets import Difference, Span, Target, WithoutPhrase, WithoutRegion, box_region, effects
-from m2ib_lightning.types import Box, Modality, PairBatch
+from m2ib_lightning.parts import Phrase, Region, find_spans
+from m2ib_lightning.targets import (
+    Against,
+    Difference,
+    OtherModality,
+    PhraseOut,
+    WithoutPhrase,
+    WithoutRegion,
+    box_region,
+    effects,
+)
+from m2ib_lightning.types import Box, Modality, Pair, PairBatch, Span
+from m2ib_lightning.verdict import Verdict, judge
 
 Phrases = Sequence[str | Span] | Literal["auto"]
 """Phrases of a text, by themselves or by their characters; or "auto", the words that carry most of it."""
@@ -25,39 +36,85 @@ RegionLike = Box | np.ndarray
 """A box (left, top, right, bottom) in pixels of the picture, or its pixels as (H, W) bool."""
 
 
-def explain_parts(
-    method: AttributionMethod,
-    batch: PairBatch,
-    phrases: Sequence[Phrases] | None = None,
-    target: Target | None = None,
-    regions: Sequence[RegionLike] | None = None,
-) -> list[Attribution]:
-    """Explain a batch of pairs, and then the parts of each.
+@torch.inference_mode(False)  # targets take part in gradients
+def explain_parts(method: AttributionMethod, batch: PairBatch) -> list[Attribution]:
+    """Explain a batch of pairs, against their foils where they have some, and the phrases and regions asked for.
 
     Args:
         method: Any.
         batch: The pairs.
-        phrases: Of each pair.
-        target: That the whole pairs are explained against; the other modality by default.
-        regions: Of every picture.
 
     Raises:
         ValueError: A phrase is not in its text, a region not in its picture, or the method does not explain them.
     """
-    pixels = [[region_pixels(region, pair.image.size) for region in regions or ()] for pair in batch.pairs]
-    results = method.attribute(target.aim(method.prepare(), batch) if target else batch)
-    if phrases:
-        asked = zip(results, phrases, strict=True)
-        spans = [strongest_phrases(a) if which == "auto" else find_spans(a.text, which) for a, which in asked]
-        for a, found in zip(results, explain_phrases(method, batch, spans), strict=True):
-            a.phrases = found
-    if regions:
-        for a, words in zip(results, explain_regions(method, batch, pixels), strict=True):
-            a.regions = words
+    for pair in batch.pairs:
+        pixels_of(pair)  # said before anything is computed
+    foiled = [row for row, pair in enumerate(batch.pairs) if pair.asked.against is not None]
+    if not foiled:
+        return add_parts(method, batch, method.attribute(batch))
+    others = [row for row in range(len(batch.pairs)) if row not in foiled]
+    found = dict(zip(foiled, method.attribute(aimed(method.prepare(), batch.keep(foiled))), strict=True))
+    if others:  # apart, so that they come out as they do without foils beside them
+        found |= dict(zip(others, method.attribute(batch.keep(others)), strict=True))
+    return add_parts(method, batch, [found[row] for row in range(len(batch.pairs))])
+
+
+def aimed(backbone: Backbone, batch: PairBatch) -> PairBatch:
+    """The batch against the foils of its pairs; a pair without one against the other modality.
+
+    Raises:
+        ValueError: A foil cannot be read.
+    """
+    foils = {row: pair.asked.against for row, pair in enumerate(batch.pairs) if pair.asked.against is not None}
+    if not foils:
+        return batch
+    targets = OtherModality().directions(backbone, batch)
+    for modality in ("text", "image"):
+        rows = [row for row, foil in foils.items() if foil_modality(foil) == modality]
+        if rows:
+            found = Against([foils[row] for row in rows], modality).directions(backbone, batch.keep(rows))
+            for explained, directions in found.items():
+                targets[explained][rows] = directions
+    return batch._replace(targets=targets)
+
+
+def add_parts(method: AttributionMethod, batch: PairBatch, results: list[Attribution]) -> list[Attribution]:
+    """The results with the foils, phrases and regions that were asked for.
+
+    Raises:
+        ValueError: The method does not explain what is asked for.
+    """
+    asked = [pair.asked for pair in batch.pairs]
+    for a, wanted in zip(results, asked, strict=False):
+        if wanted.against is not None:
+            named = wanted.against if isinstance(wanted.against, str) else image_name(wanted.against)
+            a.settings = {**a.settings, "against": named}
+    if any(wanted.phrases is not None for wanted in asked):
+        spans = [
+            strongest_phrases(a) if wanted.phrases == "auto" else list(wanted.phrases or ())
+            for a, wanted in zip(results, asked, strict=True)
+        ]
+        for a, phrases in zip(results, explain_phrases(method, batch, spans), strict=True):
+            a.phrases = phrases
+    if any(len(wanted.regions) for wanted in asked):
+        words = explain_regions(method, batch, [pixels_of(pair) for pair in batch.pairs])
+        for a, regions in zip(results, words, strict=True):
+            a.regions = regions
     return results
 
 
-def explain_phrases(method: AttributionMethod, batch: PairBatch, spans: Sequence[Sequence[Span]]) -> list[list[Phrase]]:
+def pixels_of(pair: Pair) -> list[np.ndarray]:
+    """(H, W) bool of each region that is asked for.
+
+    Raises:
+        ValueError: One is not in the picture.
+    """
+    return [region_pixels(region, pair.image.size) for region in pair.asked.regions]
+
+
+def explain_phrases(
+    method: AttributionMethod, batch: PairBatch, spans: Sequence[Sequence[Span]], out: PhraseOut = "mean"
+) -> list[list[Phrase]]:
     """Where in its picture each phrase of each text is.
 
     All phrases of all pairs are explained side by side, in one batch.
@@ -66,18 +123,20 @@ def explain_phrases(method: AttributionMethod, batch: PairBatch, spans: Sequence
         method: Any.
         batch: The pairs.
         spans: Of each pair the (start, end) characters of its phrases.
+        out: How a phrase is taken out of its text.
 
     Raises:
         ValueError: The method does not explain images.
     """
     rows = [row for row, of_pair in enumerate(spans) for _ in of_pair]
     flat = [span for of_pair in spans for span in of_pair]
-    found, sizes = _explain_parts(method, batch, rows, WithoutPhrase(flat), "image")
+    found, sizes = _explain_parts(method, batch, rows, WithoutPhrase(flat, out), "image")
     lost = np.full((1, 1), np.nan, dtype=np.float32)  # of a fit that came to no finite loss
     results: list[list[Phrase]] = [[] for _ in spans]
     for row, (start, end), a, effect in zip(rows, flat, found, sizes, strict=True):
         values = lost if a.image_map is None else a.image_map
-        results[row].append(Phrase(batch.pairs[row].text[start:end], (start, end), effect, values))
+        text = batch.pairs[row].text[start:end]
+        results[row].append(Phrase(text, (start, end), effect, values, _verdict(a, effect)))
     return results
 
 
@@ -122,6 +181,13 @@ def _explain_parts(
     sign = rearrange(torch.where(sizes < 0, -1.0, 1.0), "b -> b 1")
     aimed = many._replace(targets={m: sign * direction for m, direction in directions.items()})
     return method.attribute(aimed), sizes.tolist()
+
+
+def _verdict(a: Attribution, effect: float) -> Verdict:
+    """Whether a phrase's map can be believed: the effect stands where the similarity of a whole pair does."""
+    along = a.history.get("image/relevance")
+    through = float("nan") if along is None else float(along[-1])
+    return judge(replace(a, score=abs(effect), image_score=through), "image")
 
 
 def phrases_of_each(phrases: Phrases | Sequence[Phrases], texts: Sequence[str]) -> list[Phrases]:
@@ -175,36 +241,6 @@ def foils_of_each(against: ImageLike | Sequence[ImageLike], count: int) -> list[
         if not isinstance(foil, str):
             check_image(foil)
     return foils
-
-
-def find_spans(text: str, phrases: Sequence[str | Span]) -> list[Span]:
-    """The (start, end) characters of phrases in a text; of a phrase that is there several times, the first.
-
-    >>> find_spans("a red crab and a tree", ["red crab", (17, 21)])
-    [(2, 10), (17, 21)]
-
-    Raises:
-        ValueError: A phrase is not in the text, or characters are not.
-    """
-    return [_find(text, phrase) for phrase in phrases]
-
-
-def _find(text: str, phrase: str | Span) -> Span:
-    if isinstance(phrase, str):
-        found = re.search(rf"(?<!\w){re.escape(phrase.strip())}(?!\w)", text, re.IGNORECASE) if phrase.strip() else None
-        if found is None:
-            raise ValueError(
-                f"Expected a phrase of the text {text[:60]!r} but got {phrase!r}. "
-                "Remedy: name words as they stand there."
-            )
-        return found.span()
-    start, end = phrase
-    if not (0 <= start < end <= len(text) and text[start:end].strip()):
-        raise ValueError(
-            f"Expected the (start, end) characters of words of {text[:60]!r} but got {(start, end)}. "
-            f"Remedy: 0 <= start < end <= {len(text)}."
-        )
-    return start, end
 
 
 def strongest_phrases(a: Attribution) -> list[Span]:

@@ -23,10 +23,7 @@ from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.losses import along
 from m2ib_lightning.methods.calibration import default_layer, find_priors
 from m2ib_lightning.methods.embed_alone import embed_alone
-from m2ib_lightning.types import Box, Modality, PairBatch
-
-Span = tuple[int, int]
-"""(start, end) characters of a text."""
+from m2ib_lightning.types import Box, Modality, PairBatch, Span
 
 PhraseOut = Literal["deleted", "neutral", "mean"]
 """How a phrase is taken out of its text: left out with the article before it, replaced by `NEUTRAL`, or its tokens'

@@ -38,6 +38,26 @@ class Truth(NamedTuple):
     spans: Sequence[tuple[int, int]] | None = None
 
 
+Span = tuple[int, int]
+"""(start, end) characters of a text."""
+
+
+class Asked(NamedTuple):
+    """What is asked of a pair beside its two maps.
+
+    Attributes:
+        phrases: What to find in the picture: (start, end) characters of the text, or "auto" for the words that carry
+            most of it. In a reference also the words themselves, or a cell of a table with these as JSON or split by
+            semicolons.
+        against: A caption, or a picture or its file, that the pair is explained against.
+        regions: What to find words for: boxes (left, top, right, bottom) in pixels, or masks (H, W).
+    """
+
+    phrases: Any = None
+    against: Any = None
+    regions: Sequence[Box | NDArray[np.bool_]] = ()
+
+
 class Pair(NamedTuple):
     """One image and one text, as read from data.
 
@@ -48,6 +68,7 @@ class Pair(NamedTuple):
         source: Where the image came from (a path), "" if it was given in memory.
         truth: What a map should find, where data says so.
         fingerprint: Of the image file, "" if there is none: tells in a later run whether it is still the same.
+        asked: What else is asked of it.
     """
 
     id: str
@@ -56,6 +77,7 @@ class Pair(NamedTuple):
     source: str = ""
     truth: Truth = Truth()
     fingerprint: str = ""
+    asked: Asked = Asked()
 
 
 class BadPair(NamedTuple):

@@ -95,7 +95,7 @@ class ScoreWriter(Callback):
             attributions, seconds = found["attributions"], found["seconds"]
             if evaluator.method is not pl_module:
                 start = time.perf_counter()
-                attributions = evaluator.method.attribute(found["inputs"])
+                attributions = evaluator.method.explain(found["inputs"])
                 seconds = time.perf_counter() - start
             each = {"method": label, "seconds": seconds / len(batch)}
             rows += [row | each for row in evaluator.score(found["inputs"], attributions)]
@@ -171,4 +171,4 @@ def _described(data: PairDataModule) -> dict[str, Any]:
         "dataset": data.dataset and type(data.dataset).__name__,
         "scenes": data.scenes,
         "scene_options": data.scene_options,
-    }
+    } | ({} if data.phrases is None else {"phrases": data.phrases})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import SUPPRESS
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -51,6 +51,14 @@ class OneLineParser(LightningArgumentParser):
     def option_names(self) -> list[str]:
         """Every option with its hyphens."""
         return [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+
+    def add_phrases(self) -> None:
+        """Add the option that asks for phrases; call it where the pairs have been added as "data"."""
+        self.add_argument(
+            "--phrases", type=Literal["auto"] | list[str] | None, default=None,
+            help="What of the texts to find in the pictures: auto, or [crab,tree]; a column 'phrases' says more.",
+        )  # fmt: skip
+        self.link_arguments("phrases", "data.phrases")
 
     def describe(self, name: str, help: str) -> None:
         """Let the help say this of an argument and nothing more, where jsonargparse lists modules and defaults."""

@@ -126,6 +126,7 @@ class M2IBCLI(LightningCLI):
             "model", f"{', '.join(subclasses(AttributionMethod))}, or FILE.CLASS of yours; M2IB by default."
         )
         parser.add_lightning_class_args(PairDataModule, "data")
+        parser.add_phrases()
         parser.set_defaults({"model": {"class_path": "m2ib_lightning.M2IB"}})
         if parser.verb == "fit":
             self._add_stopping(parser)
@@ -269,7 +270,8 @@ class M2IBCLI(LightningCLI):
         writer = PredictionWriter(
             config["output"],
             _drawing(config),
-            {"model": said["model"], "data": said["data"], "precision": said["trainer"]["precision"]},
+            {"model": said["model"], "data": said["data"], "precision": said["trainer"]["precision"]}
+            | ({"phrases": said["phrases"]} if said["phrases"] else {}),
             config["maps"],
             config["part_pairs"],
             config["part_seconds"],

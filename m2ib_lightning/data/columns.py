@@ -12,7 +12,7 @@ from m2ib_lightning.data.ids import UNNAMED
 from m2ib_lightning.data.images import ImageSource, StoredImage
 from m2ib_lightning.data.pairs import PairReference
 from m2ib_lightning.data.truth import MaskFile, Region, TruthReference
-from m2ib_lightning.types import Truth
+from m2ib_lightning.types import Asked, Truth
 
 ALIASES = {"image": ("file_name", "jpg", "jpeg", "png", "webp", "tif", "dcm"), "text": ("txt",)}
 """What else the columns of the default names are called, by Hugging Face's image folders and by WebDataset."""
@@ -30,6 +30,9 @@ class Columns(NamedTuple):
             be empty.
         mask: A mask file like the image, not 0 where the text names something.
         spans: A list of [start, end] characters of the text that name what is shown, like the boxes.
+        phrases: What to find in the picture: "auto", phrases of the text split by semicolons, or a list of these or of
+            [start, end] characters. It need not exist, as those of truth.
+        against: A caption, or the bytes of a picture, that the pair is explained against. The same.
     """
 
     image: str = "image"
@@ -38,6 +41,8 @@ class Columns(NamedTuple):
     boxes: str = "boxes"
     mask: str = "mask"
     spans: str = "spans"
+    phrases: str = "phrases"
+    against: str = "against"
 
     def found(self, present: Collection[str], place: str) -> Columns:
         """The columns as they are called in a table; those that need not exist and do not are "".
@@ -75,7 +80,14 @@ class Columns(NamedTuple):
             _text(_cell(row, self.text, "text", place), self.text, place),
             self._truth(row, folder, place),
             place,
+            self._asked(row, folder, place),
         )
+
+    def _asked(self, row: Mapping[str, Any], folder: str, place: str) -> Asked:
+        phrases, against = (_cell(row, name, "", place) if name else None for name in (self.phrases, self.against))
+        if isinstance(against, bytes | Mapping):
+            against = _image(against, folder, self.against, place)
+        return Asked(phrases, against)
 
     def _truth(self, row: Mapping[str, Any], folder: str, place: str) -> Truth | CellTruth:
         cells = [_cell(row, name, "", place) if name else None for name in (self.boxes, self.mask, self.spans)]

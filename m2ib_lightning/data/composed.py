@@ -10,7 +10,7 @@ from PIL import Image
 from m2ib_lightning.data.pairs import PairSource
 from m2ib_lightning.data.scene_kinds import Kind, scene_counts
 from m2ib_lightning.data.scenes import Scene, make_scene
-from m2ib_lightning.types import Truth
+from m2ib_lightning.types import Asked, Truth
 
 
 class SceneReference:
@@ -24,6 +24,7 @@ class SceneReference:
     """
 
     place = ""
+    asked = Asked()
 
     def __init__(self, seed: int, objects: int, named: int, kind: Kind = "plain") -> None:
         self.id, self.seed, self.options, self.kind = f"scene-{seed:06d}", seed, (objects, named), kind

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from m2ib_lightning.data.asked import ask_all
 from m2ib_lightning.data.changes import changed_pairs
 from m2ib_lightning.data.columns import Columns
 from m2ib_lightning.data.composed import Scenes
 from m2ib_lightning.data.images import MAX_PIXELS
-from m2ib_lightning.data.loading import KeptPairs, PairStream, as_it_is
+from m2ib_lightning.data.loading import KeptPairs, PairStream
 from m2ib_lightning.data.pairs import GivenPairs, PairSource, Reference, check_all, list_pairs
 from m2ib_lightning.data.scene_kinds import Kind
 from m2ib_lightning.data.sources import open_source
@@ -45,6 +47,12 @@ class PairDataModule(LightningDataModule):
             file. The columns of ground truth are read by `test` and need not exist if they have the default names.
         mask_column: Column with the path of a mask, not 0 where the text names something.
         spans_column: Column with [[start, end], ...], the characters of the text that name what is shown.
+        phrases_column: Column with what to find in the picture: "auto", phrases of the text split by semicolons, or a
+            list of these or of [start, end] characters. It need not exist if it has the default name.
+        against_column: Column with a caption, or the bytes of a picture, that the pair is explained against: why this
+            one and not that one. The same.
+        phrases: What to find in the pictures of pairs whose cells do not say so: "auto", the words that carry most of a
+            text, or phrases, of which each pair is asked for those that its text has.
         scenes: So many composed scenes instead of files.
         scene_seed: Seed of the first scene; the following ones count up.
         scene_objects: Objects that each scene shows; 3 by default, of the kind "two_of_four" 4.
@@ -77,6 +85,9 @@ class PairDataModule(LightningDataModule):
         boxes_column: str = "boxes",
         mask_column: str = "mask",
         spans_column: str = "spans",
+        phrases_column: str = "phrases",
+        against_column: str = "against",
+        phrases: Literal["auto"] | list[str] | None = None,
         scenes: int | None = None,
         scene_seed: int = 0,
         scene_objects: int | None = None,
@@ -99,7 +110,17 @@ class PairDataModule(LightningDataModule):
         if on_error not in ("record", "stop"):
             raise ValueError(f"Expected `on_error` to be 'record' or 'stop' but got {on_error!r}. Remedy: choose one.")
         self.image, self.text, self.source, self.dataset = image, text, source, dataset
-        self.columns = Columns(image_column, text_column, id_column, boxes_column, mask_column, spans_column)
+        self.columns = Columns(
+            image_column,
+            text_column,
+            id_column,
+            boxes_column,
+            mask_column,
+            spans_column,
+            phrases_column,
+            against_column,
+        )
+        self.phrases = phrases
         self.scenes = 4 if image is None and source is None and dataset is None and scenes is None else scenes
         self.scene_options = (scene_seed, scene_objects, scene_named, scene_kind)
         self.batch_size = batch_size
@@ -180,7 +201,7 @@ class PairDataModule(LightningDataModule):
             KeptPairs(self.pairs, self.max_pixels),
             batch_size=self.batch_size,
             num_workers=self.num_workers,
-            collate_fn=list,
+            collate_fn=partial(ask_all, phrases=self.phrases),
             persistent_workers=self.num_workers > 0,
         )
 
@@ -195,7 +216,9 @@ class PairDataModule(LightningDataModule):
     def _stream(self, **options: Any) -> DataLoader[list[Pair | BadPair]]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         stream = PairStream(self._ready(), self.batch_size, rank, world, max_pixels=self.max_pixels, **options)
-        return DataLoader(stream, batch_size=None, num_workers=self.num_workers, collate_fn=as_it_is)
+        return DataLoader(
+            stream, batch_size=None, num_workers=self.num_workers, collate_fn=partial(ask_all, phrases=self.phrases)
+        )
 
     def _ready(self) -> PairSource:
         if self._source is None:

@@ -104,8 +104,3 @@ class KeptPairs(Dataset[Pair]):
         if index not in self.kept:
             self.kept[index] = read_pair(self.references[index], False, self.max_pixels)
         return self.kept[index]
-
-
-def as_it_is(batch: list[Pair | BadPair]) -> list[Pair | BadPair]:
-    """The batch, untouched: what a DataLoader calls where it would make tensors."""
-    return batch

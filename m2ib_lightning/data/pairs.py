@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 from PIL import Image
 
+from m2ib_lightning.data.asked import read_asked
 from m2ib_lightning.data.ids import UNNAMED, Ids
 from m2ib_lightning.data.images import (
     MAX_PIXELS,
@@ -19,7 +20,7 @@ from m2ib_lightning.data.images import (
     image_name,
     load_image,
 )
-from m2ib_lightning.types import BadPair, Pair, Truth
+from m2ib_lightning.types import Asked, BadPair, Pair, Truth
 
 
 class LazyTruth(Protocol):
@@ -52,6 +53,10 @@ class Reference(Protocol):
     def place(self) -> str:
         """See `PairReference`."""
 
+    @property
+    def asked(self) -> Asked:
+        """See `PairReference`."""
+
 
 class PairReference(NamedTuple):
     """One pair before it is read.
@@ -62,6 +67,7 @@ class PairReference(NamedTuple):
         text: The caption, as given.
         truth: What a map should find, where data says so.
         place: Where this was read, for messages ("line 4 of pairs.csv"), "" if that says nothing.
+        asked: What else is asked of the pair, as its cells say it.
     """
 
     id: str
@@ -69,6 +75,7 @@ class PairReference(NamedTuple):
     text: str
     truth: Truth | LazyTruth = Truth()
     place: str = ""
+    asked: Asked = Asked()
 
 
 class PairSource(ABC):
@@ -235,7 +242,8 @@ def read_pair(reference: Reference, truth: bool = True, max_pixels: int = MAX_PI
     known = reference.truth if truth else Truth()
     if not isinstance(known, Truth):
         known = known.read(reference.image, image.size, reference.text)
-    return Pair(reference.id, image, reference.text, source, known, fingerprint(reference.image))
+    asked = read_asked(reference.asked, reference.text)
+    return Pair(reference.id, image, reference.text, source, known, fingerprint(reference.image), asked)
 
 
 def read_or_record(reference: Reference | BadPair, truth: bool = False, max_pixels: int = MAX_PIXELS) -> Pair | BadPair:

@@ -60,7 +60,7 @@ class Evaluator:
             The attributions, and the rows of `score`.
         """
         batch = self.method.prepare().preprocess_pairs(pairs)
-        attributions = self.method.attribute(batch)
+        attributions = self.method.explain(batch)
         return attributions, self.score(batch, attributions)
 
     def score(self, batch: PairBatch, attributions: Sequence[Attribution]) -> list[dict[str, Any]]:

@@ -91,6 +91,16 @@ class AttributionMethod(pl.LightningModule):
         A pair's result does not depend on the others of the batch. Gradients may be off when this is called.
         """
 
+    def explain(self, batch: PairBatch) -> list[Attribution]:
+        """Explain a batch of pairs, with the phrases and regions and against the foils that are asked of each.
+
+        Raises:
+            ValueError: A region is not in its picture, or the method does not explain what is asked for.
+        """
+        from m2ib_lightning.phrases import explain_parts  # it is made of methods
+
+        return explain_parts(self, batch)
+
     @property
     def settings(self) -> dict[str, Any]:
         """What a result is made with; goes into each one."""
@@ -116,7 +126,7 @@ class AttributionMethod(pl.LightningModule):
             ValueError: The model cannot read a pair and the data module's `on_error` does not say "record".
         """
         prepared, bad = self._preprocess(batch)
-        found = iter(self.attribute(prepared) if prepared else [])
+        found = iter(self.explain(prepared) if prepared else [])
         return [bad[pair.id] if pair.id in bad else next(found) for pair in batch]
 
     def _preprocess(self, batch: Sequence[Pair | BadPair]) -> tuple[PairBatch | None, dict[str, BadPair]]:
@@ -146,7 +156,7 @@ class AttributionMethod(pl.LightningModule):
         """
         start = time.perf_counter()
         inputs = self.prepare().preprocess_pairs(batch)
-        attributions = self.attribute(inputs)
+        attributions = self.explain(inputs)
         return Explained(inputs=inputs, attributions=attributions, seconds=time.perf_counter() - start)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

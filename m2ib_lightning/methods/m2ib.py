@@ -284,7 +284,9 @@ class M2IB(AttributionMethod):
             self.steps = epochs if epochs and epochs > 0 else self.steps
             self.trainer.fit_loop.setup_data()
             batches = cast(Iterable[Sequence[Pair]], self.trainer.train_dataloader)
-            self.fits.extend(self.new_fit(backbone.preprocess_pairs(pairs)) for pairs in batches)
+            from m2ib_lightning.phrases import aimed  # it is made of methods
+
+            self.fits.extend(self.new_fit(aimed(backbone, backbone.preprocess_pairs(pairs))) for pairs in batches)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimiser for all masks; those that are not in a batch have no gradient and are passed over."""
@@ -323,8 +325,13 @@ class M2IB(AttributionMethod):
         """
         if not self.fits or not all(fit.history for fit in self.mask_fits):
             raise RuntimeError("Expected a finished fit but there is none. Remedy: call Trainer.fit first.")
+        from m2ib_lightning.phrases import add_parts
+
         reason = _stop_reason(self.trainer)
-        return [a for fit in self.mask_fits for a in self.results(fit, reason)]
+        found = [(fit.batch, self.results(fit, reason)) for fit in self.mask_fits]
+        if reason == "interrupted":  # whoever stops a fit does not wait for more of them
+            return [a for _, results in found for a in results]
+        return [a for batch, results in found for a in add_parts(self, batch, results)]
 
 
 def _check_terms(terms: Sequence[LossTerm], modalities: Sequence[Modality]) -> None:

@@ -67,6 +67,7 @@ def columns(precision: Precision = "float32") -> pa.Schema:
                             ("effect", pa.float32()),
                             ("grid", pa.list_(pa.int32())),
                             ("values", values),
+                            ("verdict", pa.string()),
                         ]
                     )
                 ),

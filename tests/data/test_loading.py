@@ -13,9 +13,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from m2ib_lightning.data import PairDataModule, PairReference, PairSource
+from m2ib_lightning.data.asked import ask_all
 from m2ib_lightning.data.ids import UNNAMED
 from m2ib_lightning.data.images import fingerprint
-from m2ib_lightning.data.loading import PairStream, as_it_is
+from m2ib_lightning.data.loading import PairStream
 from m2ib_lightning.types import BadPair, Pair
 
 PICTURE = Image.new("RGB", (2, 2))
@@ -48,7 +49,7 @@ def test_each_pair_is_read_once_by_one_process_and_worker(files: int, world: int
     source, read = Numbers(count, files), []
     for rank in range(world):
         stream = PairStream(source, 2, rank, world, by_length=True)
-        batches = list(DataLoader(stream, batch_size=None, num_workers=workers, collate_fn=as_it_is))
+        batches = list(DataLoader(stream, batch_size=None, num_workers=workers, collate_fn=ask_all))
         assert all(1 <= len(batch) <= 2 for batch in batches)
         mine = [pair.id for batch in batches for pair in batch]
         if files == 1:
@@ -68,7 +69,7 @@ def test_positions_of_a_process_do_not_depend_on_what_is_skipped():
 def test_workers_keep_the_order_of_the_source_where_lengths_are_equal():
     source = Numbers(9)
     alone = [[p.id for p in batch] for batch in PairStream(source, 2)]
-    loader = DataLoader(PairStream(source, 2), batch_size=None, num_workers=2, collate_fn=as_it_is)
+    loader = DataLoader(PairStream(source, 2), batch_size=None, num_workers=2, collate_fn=ask_all)
     assert [[p.id for p in batch] for batch in loader] == alone
 
 

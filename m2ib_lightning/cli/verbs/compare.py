@@ -54,6 +54,7 @@ def add_arguments(parser: LightningArgumentParser) -> None:
     parser.add_lightning_class_args(PairDataModule, "data")
     parser.set_defaults({"data.batch_size": 20})
     if isinstance(parser, OneLineParser):
+        parser.add_phrases()
         known = ", ".join(subclasses(AttributionMethod))
         parser.describe(
             "methods", f"[M2IB,GradCAM], or as YAML labels of yours with classes and arguments; of {known}."

@@ -1,0 +1,104 @@
+"""What is asked of pairs by columns and options reaches every verb, and what cannot be asked costs no other pair."""
+
+import json
+
+import numpy as np
+import pytest
+
+from m2ib_lightning import AttributionStore, explain, load_backbone
+from m2ib_lightning.cli import main
+from m2ib_lightning.data import make_scene
+from m2ib_lightning.data.asked import ask_all, read_asked
+from m2ib_lightning.methods import Saliency
+from m2ib_lightning.types import Asked, BadPair, Pair
+
+QUICK = ["--model.steps", "2", "--model.noise_samples", "2", "--trainer.enable_progress_bar", "false"]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("asked")
+    scene = make_scene(7, objects=("cat", "key"))
+    scene.image.save(folder / "cat.png")
+    rows = [
+        {"id": "phrases", "image": "cat.png", "text": "a cat and a key", "phrases": ["key", [2, 5]]},
+        {"id": "plain", "image": "cat.png", "text": "a cat"},
+        {"id": "foil", "image": "cat.png", "text": "a cat", "against": "a key"},
+        {"id": "wrong", "image": "cat.png", "text": "a cat", "phrases": "whale"},
+    ]
+    path = folder / "pairs.jsonl"
+    every = {"phrases": "", "against": ""}
+    path.write_text("\n".join(json.dumps(every | row) for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def predicted(table, tmp_path_factory):
+    out = tmp_path_factory.mktemp("predicted")
+    main(["predict", "--data.source", str(table), "--output", str(out), *QUICK])
+    return AttributionStore(out / "attributions")
+
+
+def test_columns_say_the_phrases_of_each_pair(predicted):
+    assert [(p.text, p.span) for p in predicted["phrases"].phrases] == [("key", (12, 15)), ("cat", (2, 5))]
+    assert predicted["phrases"].phrases[0].verdict
+    assert predicted["plain"].phrases == []
+
+
+def test_a_column_says_what_a_pair_is_explained_against(predicted, table):
+    picture = table.parent / "cat.png"
+    (expected,) = explain(picture, "a cat", against="a key", steps=2, noise_samples=2)
+    found = predicted["foil"]
+    np.testing.assert_allclose(found.image_map, expected.image_map, atol=1e-4 * expected.image_map.max())
+    assert found.settings["against"] == "a key" and "against" not in predicted["plain"].settings
+
+
+def test_a_pair_comes_out_the_same_beside_one_with_a_foil(predicted, table):
+    (expected,) = explain(table.parent / "cat.png", "a cat", steps=2, noise_samples=2)
+    found = predicted["plain"]
+    assert found.image_score == pytest.approx(expected.image_score, abs=1e-5)
+    np.testing.assert_allclose(found.image_map, expected.image_map, atol=1e-4 * expected.image_map.max())
+
+
+def test_a_phrase_that_is_not_there_costs_its_own_pair_alone(predicted):
+    assert {bad.id for bad in predicted.errors()} == {"wrong"} and len(predicted) == 3
+
+
+def test_fit_finds_the_words_that_carry_most(tmp_path):
+    main(["fit", "--data.scenes", "1", "--phrases", "auto", "--output", str(tmp_path), "--pictures", "false",
+          "--model.noise_samples", "2", "--trainer.enable_progress_bar", "false"])  # fmt: skip
+    (found,) = AttributionStore(tmp_path / "attributions")
+    strongest = max(found.words(), key=lambda word: word[1])[0]
+    assert any(strongest in phrase.text for phrase in found.phrases)
+
+
+def test_a_list_asks_each_pair_for_what_its_text_has():
+    image = make_scene(0).image
+    pairs = [
+        Pair("a", image, "A crab and a tree"),
+        Pair("b", image, "a crabapple"),
+        Pair("c", image, "a crab", asked=Asked(phrases="auto")),
+        BadPair("d", "", "", "no file"),
+    ]
+    asked = ask_all(pairs, ["crab", "tree"])
+    assert [pair.asked.phrases for pair in asked[:3]] == [[(2, 6), (13, 17)], [], "auto"] and asked[3] is pairs[3]
+
+
+@pytest.mark.parametrize("cell", ["red crab; tree", '["red crab", [17, 21]]', [[2, 10], "tree"]])
+def test_a_cell_says_phrases_in_several_ways(cell):
+    assert read_asked(Asked(cell), "a red crab and a tree").phrases == [(2, 10), (17, 21)]
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"), [("[oops", "phrases"), ([[1, 2, 3]], r"\[start, end\]"), ("whale", "text")]
+)
+def test_a_cell_that_says_nothing_of_the_kind_is_refused(cell, message):
+    with pytest.raises(ValueError, match=message):
+        read_asked(Asked(cell), "a crab")
+
+
+def test_every_method_answers_what_is_asked():
+    backbone, scene = load_backbone("embedded"), make_scene(60_001, kind="two_of_four")
+    pair = Pair("a", scene.image, scene.caption, asked=Asked([scene.spans[0]], regions=[scene.objects[0].box]))
+    (found,) = Saliency(backbone).explain(backbone.preprocess_pairs([pair]))
+    assert found.phrases[0].text == scene.objects[0].name and len(found.regions[0].text_map) == len(found.tokens)
