@@ -58,8 +58,8 @@ class PairDataModule(LightningDataModule):
         scene_objects: Objects that each scene shows; 3 by default, of the kind "two_of_four" 4.
         scene_named: How many of them its caption names; 1 by default, of the kinds "two_of_four" and "relation" 2.
         scene_kind: What the scenes are like: plain, two_of_four, twice (the named object is there twice), small,
-            clutter (behind the objects), relation ("a crab left of a strawberry"), or attribute ("a red crab", and a
-            blue one is there too).
+            clutter (behind the objects), relation ("a crab left of a strawberry"), attribute ("a red crab", and a blue
+            one is there too), or hard (all of it and more, see `hard_scenes`).
         batch_size: Pairs that are explained at once. Does not change the result.
         num_workers: Processes that read pairs ahead; 0 reads them in the main process.
         on_error: Whether `predict` records a pair that cannot be read (a `BadPair` in its batch) and goes on, or stops.

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-Kind = Literal["plain", "two_of_four", "twice", "small", "clutter", "relation", "attribute"]
+Kind = Literal["plain", "two_of_four", "twice", "small", "clutter", "relation", "attribute", "hard"]
 """What a scene is like.
 
 - plain: large objects on a calm background.
@@ -20,6 +20,8 @@ Kind = Literal["plain", "two_of_four", "twice", "small", "clutter", "relation", 
   words of the relation are not.
 - attribute: the first named object is there in two colours, and the caption says which one it means: "a red crab". Only
   that one is true, and both words are.
+- hard: up to eight objects of all sizes that hide one another and are cut by the border, before textures and shapes;
+  the caption names one or two of them, and in every third scene also something that is not there.
 """
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -52,7 +54,7 @@ def scene_counts(kind: Kind, objects: int | None = None, named: int | None = Non
         raise ValueError(
             f"Expected named=2 in scenes of the kind 'relation' but got named={named}. Remedy: leave it out."
         )
-    usual = {"two_of_four": (4, 2), "relation": (3, 2)}.get(kind, (3, 1))
+    usual = {"two_of_four": (4, 2), "relation": (3, 2), "hard": (8, 2)}.get(kind, (3, 1))
     return (usual[0] if objects is None else objects), (usual[1] if named is None else named)
 
 

@@ -69,6 +69,7 @@ class Scene(NamedTuple):
         labels: (size, size) int8, the index into `objects` of the object seen at a pixel, -1 for the background.
         spans: (start, end) characters of `caption` that name each named object, its colour with it where one is said,
             articles left out; one span for an object that is shown twice.
+        absent: (start, end) characters that name what is not there, which hard scenes have.
     """
 
     image: Image.Image
@@ -76,6 +77,7 @@ class Scene(NamedTuple):
     objects: tuple[SceneObject, ...]
     labels: np.ndarray
     spans: tuple[tuple[int, int], ...]
+    absent: tuple[tuple[int, int], ...] = ()
 
     @property
     def mask(self) -> np.ndarray:
@@ -132,8 +134,8 @@ def make_scene(
     Args:
         seed: The same seed and arguments give the same scene.
         objects: How many different objects are shown, drawn at random, or their names; the first ones get named. By
-            default what the kind has: 3, of "two_of_four" 4.
-        named: How many of them the caption names. By default 1, of "two_of_four" and "relation" 2.
+            default what the kind has: 3, of "two_of_four" 4. Of "hard" the most, 8.
+        named: How many of them the caption names. By default 1, of "two_of_four" and "relation" 2. Of "hard" the most.
         size: Side of the picture in pixels. Objects are about 0.27 to 0.44 of it wide, small ones 0.14 to 0.22.
         kind: What the scene is like, see `scene_kinds.Kind`.
 
@@ -151,6 +153,10 @@ def make_scene(
             f"Expected 1 <= named <= objects <= {len(object_names())} but got named={named}, objects={count}. "
             "Remedy: show more objects or name fewer."
         )
+    if kind == "hard":
+        from m2ib_lightning.data.hard_scenes import hard_scene  # made of the pieces of this file
+
+        return hard_scene(seed, count if objects is None else objects, named, size)
     if not isinstance(objects, tuple):
         objects = tuple(object_names()[i] for i in rng.permutation(len(object_names()))[:count])
     image = _background(rng, size)
@@ -189,7 +195,10 @@ def _cast(objects: tuple[str, ...], named: int, kind: Kind, rng: np.random.Gener
 
 
 def make_caption(
-    names: tuple[str, ...], rng: np.random.Generator, between: str | None = None
+    names: tuple[str, ...],
+    rng: np.random.Generator,
+    between: str | None = None,
+    phrasings: tuple[str, ...] = ALONE,
 ) -> tuple[str, tuple[tuple[int, int], ...]]:
     """A caption in one of many phrasings that names the objects, and the (start, end) characters of each name.
 
@@ -197,8 +206,9 @@ def make_caption(
         names: Of the objects, as they stand behind an article.
         rng: Chooses the phrasing.
         between: Stands before the last name; one of `JOINED` by default.
+        phrasings: With a place for the list of names.
     """
-    phrase = ALONE[rng.integers(len(ALONE))]
+    phrase = phrasings[rng.integers(len(phrasings))]
     before, after = phrase.split("{}")
     definite = phrase == ALONE[0] and rng.random() < 0.5
     text, spans = before, []

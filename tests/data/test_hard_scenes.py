@@ -1,0 +1,86 @@
+"""Hard scenes hold what makes them hard, and tell the truth about words that name nothing there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from m2ib_lightning.data.hard_scenes import SEEN, WIDTHS
+from m2ib_lightning.data.scenes import make_scene, object_names, turned
+
+SIZE = 96
+MADE = [make_scene(seed, kind="hard") for seed in range(60)]
+
+
+def test_three_to_eight_different_objects_of_which_one_or_two_are_named():
+    counts = {len(scene.objects) for scene in MADE}
+    named = {sum(item.named for item in scene.objects) for scene in MADE}
+    assert counts == {3, 4, 5, 6, 7, 8} and named == {1, 2}
+    assert all(len({item.name for item in scene.objects}) == len(scene.objects) for scene in MADE)
+
+
+def test_objects_are_of_all_sizes_hide_one_another_and_are_cut_by_the_border():
+    boxes = [item.box for scene in MADE for item in scene.objects]
+    whole = [right - left for left, top, right, bottom in boxes if min(left, top) > 0 and max(right, bottom) < SIZE]
+    assert min(whole) < 1.5 * WIDTHS[0] * SIZE and max(whole) > 0.8 * WIDTHS[1] * SIZE
+    cut = np.mean([min(left, top) == 0 or max(right, bottom) == SIZE for left, top, right, bottom in boxes])
+    assert 0.2 < cut < 0.7
+    hidden = 0
+    for scene in MADE:
+        drawn = np.zeros((SIZE, SIZE), dtype=int)
+        for item in scene.objects:
+            left, top, right, bottom = item.box
+            drawn[top:bottom, left:right] += 1
+        hidden += (drawn > 1).any()
+    assert hidden > 40
+
+
+def test_enough_is_seen_of_every_named_object():
+    for scene in MADE:
+        for index, item in enumerate(scene.objects):
+            left, top, right, bottom = item.box
+            if item.named and right - left == bottom - top:  # not cut, so that its size is known
+                shape = np.asarray(turned(item.name, item.art, False, 0).getchannel("A").resize((right - left,) * 2))
+                assert (scene.labels == index).sum() > 0.8 * SEEN * (shape > 127).sum()
+
+
+def test_every_name_in_a_caption_is_true_or_said_to_be_absent():
+    wrong = 0
+    for scene in MADE:
+        shown = {item.name for item in scene.objects}
+        true = [scene.caption[start:end] for start, end in scene.spans]
+        absent = [scene.caption[start:end] for start, end in scene.absent]
+        assert true == [item.name for item in scene.objects if item.named]
+        assert len(absent) <= 1 and not shown & set(absent) and set(absent) <= set(object_names())
+        words = scene.caption.replace(",", "").split()
+        assert sorted(word for word in words if word in object_names()) == sorted(true + absent)
+        wrong += len(absent)
+    assert 10 < wrong < 30  # a third of 60
+
+
+def test_no_word_is_new_to_the_embedded_model():
+    known = {word for seed in range(400) for word in make_scene(seed, named=2).caption.replace(",", "").split()}
+    assert {word for scene in MADE for word in scene.caption.replace(",", "").split()} - known <= set(object_names())
+
+
+def test_backgrounds_have_more_edges_than_clutter():
+    def edges(kind):
+        steps = []
+        for seed in range(10):
+            scene = make_scene(seed, kind=kind)
+            change = np.abs(np.diff(np.asarray(scene.image, dtype=int), axis=1)).sum(-1)
+            steps.append((change > 60)[scene.labels[:, 1:] < 0].mean())
+        return np.mean(steps)
+
+    assert edges("hard") > 1.2 * edges("clutter")
+
+
+def test_objects_given_by_name_are_all_shown_and_the_first_are_named():
+    scene = make_scene(3, objects=("cat", "key", "house"), named=2, kind="hard")
+    assert [(item.name, item.named) for item in scene.objects] == [("cat", True), ("key", True), ("house", False)]
+
+
+@pytest.mark.parametrize("size", [48, 224])
+def test_truth_follows_the_size(size):
+    scene = make_scene(5, kind="hard", size=size)
+    assert scene.image.size == scene.mask.shape == (size, size) and scene.mask.any()
