@@ -5,11 +5,14 @@ from m2ib_lightning.data.columns import Columns
 from m2ib_lightning.data.composed import Scenes
 from m2ib_lightning.data.conceptual_captions import ConceptualCaptions
 from m2ib_lightning.data.datamodule import PairDataModule
+from m2ib_lightning.data.first_pairs import FirstPairs
 from m2ib_lightning.data.flickr30k import Flickr30kEntities
 from m2ib_lightning.data.huggingface import HuggingFace
+from m2ib_lightning.data.imagenet_s import ImageNetS
 from m2ib_lightning.data.images import StoredImage, check_image, load_image
 from m2ib_lightning.data.ms_cxr import MSCXR
 from m2ib_lightning.data.pairs import PairReference, PairSource, check_all, make_references, read_pair
+from m2ib_lightning.data.refcoco import RefCOCO
 from m2ib_lightning.data.scene_kinds import KINDS, Kind, scene_counts
 from m2ib_lightning.data.scenes import Scene, SceneObject, make_caption, make_scene, object_names
 from m2ib_lightning.data.sources import open_source
@@ -21,14 +24,17 @@ __all__ = [
     "MSCXR",
     "Columns",
     "ConceptualCaptions",
+    "FirstPairs",
     "Flickr30kEntities",
     "HuggingFace",
+    "ImageNetS",
     "Kind",
     "MaskFile",
     "PairDataModule",
     "PairReference",
     "PairSource",
     "Polygon",
+    "RefCOCO",
     "RunLengths",
     "Scene",
     "SceneObject",

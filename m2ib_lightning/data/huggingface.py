@@ -46,9 +46,16 @@ class HuggingFace(PairSource):
         Raises:
             ValueError: It cannot be opened or read, or a column is missing.
         """
+        return (pair for _, pair in self.rows())
+
+    def rows(self) -> Iterator[tuple[dict[str, Any], PairReference]]:
+        """Each row as it is, and the pair that its columns make.
+
+        Raises:
+            ValueError: See `references`.
+        """
         data, columns = self._open()
-        rows = _rows(data, self.path)
-        for number, row in enumerate(rows, 1):
+        for number, row in enumerate(_rows(data, self.path), 1):
             shard, key = row.get("__url__"), row.get("__key__")
             place = f"row {number} of {self.path}" if shard is None else f"{key} of {shard}"
             pair = columns.reference(row, "", place)
@@ -56,7 +63,7 @@ class HuggingFace(PairSource):
                 pair = pair._replace(image=_inside(shard, pair.image))
                 if not columns.id:
                     pair = pair._replace(id=f"{Path(shard).stem}-{key}".replace("/", "-"))
-            yield pair
+            yield row, pair
 
     def count(self) -> int | None:
         """The number of rows where it is written somewhere."""

@@ -97,7 +97,12 @@ def make_examples(comparison: Comparison, pairs: Sequence[Pair], side: int = 192
 
 
 def save_comparison_page(
-    comparison: Comparison, path: str | Path, against: str, caption: str, examples: Sequence[Example] = ()
+    comparison: Comparison,
+    path: str | Path,
+    against: str,
+    caption: str,
+    examples: Sequence[Example] = (),
+    above: Sequence[str] = (),
 ) -> None:
     """Write one HTML page: means, differences, insertion and deletion curves, example pairs; nothing is loaded.
 
@@ -107,6 +112,7 @@ def save_comparison_page(
         against: The label of the method whose differences to the others are shown.
         caption: Says what was compared: model, data, protocol.
         examples: Pairs to show, see `make_examples`.
+        above: HTML that stands before the first table.
     """
     curves = _curves(comparison, against)
     parts = [
@@ -114,6 +120,7 @@ def save_comparison_page(
         "<meta name=viewport content='width=device-width,initial-scale=1'>",
         f"<title>Comparison</title><style>{STYLE}</style><h1>Attribution methods compared</h1>",
         f"<p>{html.escape(caption)}</p>",
+        *above,
         "<p class=note>Means over pairs with 95 % bootstrap intervals; the best one is bold. ↑ higher is better, "
         "↓ lower. Controls are grey: they know nothing of the pair. A shade at an edge says that a table scrolls.</p>",
         *_means(comparison),
@@ -123,7 +130,7 @@ def save_comparison_page(
         "<h2>Insertion and deletion</h2>" if curves else "",
         curves,
         "<h2>Examples</h2>" if examples else "",
-        *map(_example, examples),
+        *map(example_html, examples),
     ]
     with replacing(Path(path)) as unfinished:
         unfinished.write_text("\n".join(parts), encoding="utf-8")
@@ -210,7 +217,7 @@ def _curves(comparison: Comparison, against: str) -> str:
     figure.legend(list(lines.values()), list(lines), loc="outside right center", fontsize=9, frameon=False)
     file = io.BytesIO()
     figure.savefig(file, format="png")
-    return f"<img class=wide alt='mean curves of {len(lines)} methods' src='{_address(file.getvalue())}'>"
+    return f"<img class=wide alt='mean curves of {len(lines)} methods' src='{png_address(file.getvalue())}'>"
 
 
 def _looks(comparison: Comparison, against: str) -> dict[str, dict[str, Any]]:
@@ -226,7 +233,7 @@ def _looks(comparison: Comparison, against: str) -> dict[str, dict[str, Any]]:
     return looks | {against: {"color": "#111111", "linewidth": 2.6, "zorder": 3}}
 
 
-def _example(example: Example) -> str:
+def example_html(example: Example) -> str:
     """A pair's picture and every method's map and words."""
     figures = []
     for label, picture in example.pictures.items():
@@ -234,9 +241,10 @@ def _example(example: Example) -> str:
         picture.save(file, format="PNG")
         words = html.escape(example.words.get(label, ""))
         below = f"<figcaption><b>{html.escape(label)}</b><br>{words}</figcaption>"
-        figures.append(f"<figure><img alt='' src='{_address(file.getvalue())}'>{below}</figure>")
+        figures.append(f"<figure><img alt='' src='{png_address(file.getvalue())}'>{below}</figure>")
     return f"<h3>{html.escape(example.id)}: {html.escape(example.text)}</h3>{''.join(figures)}"
 
 
-def _address(png: bytes) -> str:
+def png_address(png: bytes) -> str:
+    """A PNG file as an address that a page can hold."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -1,0 +1,111 @@
+"""`m2ib check`: what it measures is so, and its page and text say it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from m2ib_lightning import M2IB, load_backbone
+from m2ib_lightning.cli import main
+from m2ib_lightning.data import make_scene
+from m2ib_lightning.evaluation.check import check_model, exactness
+from m2ib_lightning.methods.objective import objectives
+from tests.evaluation.scenes import scene_pairs
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return load_backbone("embedded")
+
+
+@pytest.fixture(scope="module")
+def health(embedded):
+    return check_model(lambda **changes: M2IB(**({"backbone": embedded} | changes)), scene_pairs(3), at_once=2)
+
+
+def test_cut_towers_are_exact_and_a_changed_one_is_not(embedded, monkeypatch):
+    batch = embedded.preprocess_pairs(scene_pairs(2))
+    assert all(exactness(embedded, modality, batch) < 1e-5 for modality in ("image", "text"))
+    suffix = type(embedded.image).suffix
+    monkeypatch.setattr(
+        type(embedded.image), "suffix", lambda s, x, h, layer: suffix(s, x, h, layer) * (1 + 0.1 * (layer == 3))
+    )
+    assert exactness(embedded, "image", batch) == pytest.approx(0.1, abs=0.03)
+
+
+def test_the_curve_is_what_hiding_each_group_of_patches_costs(embedded, health):
+    pair, a = scene_pairs(1)[0], health.results[0]
+    of = objectives(embedded, embedded.preprocess_pairs([pair]))["image"]
+    order = np.argsort(-a.image_map, axis=None)
+    groups = np.array_split(order, 8)
+    for index in (0, 7):
+        mask = torch.ones(64)
+        mask[groups[index].tolist()] = 0
+        fall = (of.clean - of.masked(mask.reshape(1, 1, 8, 8))[0]) / of.clean
+        assert health.falls[0][index] == pytest.approx(float(fall), abs=1e-4)
+        assert health.nats[0][index] == pytest.approx(
+            a.image_map.flat[groups[index]].sum() / a.image_map.sum(), rel=1e-4
+        )
+
+
+def test_everything_is_measured_on_every_pair(health):
+    assert len(health.results) == len(health.falls) == len(health.outlying) == len(health.halves["text"]) == 3
+    assert health.seconds > 0 and health.gigabytes > 0.1
+    assert "ok" in health.text() and "rank correlation" in health.text()
+
+
+def test_what_is_bad_is_named_and_what_is_good_is_not(health):
+    from dataclasses import replace
+
+    good = {"errors": {"image": 1e-7, "text": None}, "marked": [0.0], "halves": {"image": [0.95], "text": [0.99]}}
+    bad = {"errors": {"image": 1e-3, "text": None}, "marked": [0.5], "halves": {"image": [0.5], "text": [0.99]}}
+    named = ("cut towers", "artefact patches", "two halves")
+    assert not any(name in replace(health, **good).conclusion for name in named)
+    assert all(name in replace(health, **bad).conclusion for name in named)
+
+
+def test_the_time_ends_the_check_after_the_first_batch(embedded):
+    found = check_model(
+        lambda **changes: M2IB(**({"backbone": embedded} | changes)), scene_pairs(3), minutes=0, at_once=1
+    )
+    assert len(found.results) == 1
+
+
+def test_the_page_and_the_text_are_written_for_pairs_of_ones_own(tmp_path: Path, capsys):
+    scene = make_scene(5)
+    scene.image.save(tmp_path / "a.png")
+    Image.new("RGB", (30, 40), "red").save(tmp_path / "b.png")
+    (tmp_path / "pairs.csv").write_text(f"image,text\na.png,{scene.caption}\nb.png,<b>a cat\n")
+    main(["check", "--data.source", str(tmp_path / "pairs.csv"), "--output", str(tmp_path / "out")])
+    page, text = (tmp_path / "out" / "check.html").read_text(), (tmp_path / "out" / "check.txt").read_text()
+    assert scene.caption in page and "&lt;b&gt;a cat" in page and "<b>a cat" not in page and "http" not in page
+    assert text.strip() in capsys.readouterr().out and "CLIPModel" in text
+
+
+def test_without_pairs_drawings_are_composed_large(tmp_path: Path, monkeypatch):
+    from m2ib_lightning.cli.verbs import check as verb
+    from m2ib_lightning.evaluation import check
+
+    seen = []
+
+    class Done(Exception):
+        pass
+
+    def measured(make, pairs, *more, **options):
+        seen.extend(pairs)
+        raise Done
+
+    monkeypatch.setattr(check, "check_model", measured)
+    with pytest.raises(Done):
+        main(["check", "--output", str(tmp_path)])
+    assert len(seen) == 32 and {pair.image.size for pair in seen} == {(384, 384)} and verb.SHOWN < 32
+
+
+def test_another_method_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["check", "--model", "GradCAM", "--pairs", "1"])
+    assert "Expected M2IB as the method but got GradCAM" in capsys.readouterr().err
