@@ -103,6 +103,7 @@ def save_comparison_page(
     caption: str,
     examples: Sequence[Example] = (),
     above: Sequence[str] = (),
+    title: str = "Attribution methods compared",
 ) -> None:
     """Write one HTML page: means, differences, insertion and deletion curves, example pairs; nothing is loaded.
 
@@ -113,12 +114,13 @@ def save_comparison_page(
         caption: Says what was compared: model, data, protocol.
         examples: Pairs to show, see `make_examples`.
         above: HTML that stands before the first table.
+        title: Of the page.
     """
     curves = _curves(comparison, against)
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width,initial-scale=1'>",
-        f"<title>Comparison</title><style>{STYLE}</style><h1>Attribution methods compared</h1>",
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style><h1>{html.escape(title)}</h1>",
         f"<p>{html.escape(caption)}</p>",
         *above,
         "<p class=note>Means over pairs with 95 % bootstrap intervals; the best one is bold. ↑ higher is better, "

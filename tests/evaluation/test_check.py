@@ -14,6 +14,7 @@ from m2ib_lightning.cli import main
 from m2ib_lightning.data import make_scene
 from m2ib_lightning.evaluation.check import check_model, exactness
 from m2ib_lightning.methods.objective import objectives
+from tests.checkpoints import CHECKPOINTS
 from tests.evaluation.scenes import scene_pairs
 
 
@@ -35,6 +36,16 @@ def test_cut_towers_are_exact_and_a_changed_one_is_not(embedded, monkeypatch):
         type(embedded.image), "suffix", lambda s, x, h, layer: suffix(s, x, h, layer) * (1 + 0.1 * (layer == 3))
     )
     assert exactness(embedded, "image", batch) == pytest.approx(0.1, abs=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", CHECKPOINTS)
+def test_towers_of_every_family_are_exact_where_the_library_takes_our_inputs(family, tmp_path):
+    backbone = load_backbone(str(CHECKPOINTS[family](tmp_path)))
+    batch = backbone.preprocess_pairs(scene_pairs(3))
+    found = {modality: exactness(backbone, modality, batch) for modality in ("image", "text")}
+    assert all(error is None or error < 1e-4 for error in found.values()), found
+    assert None not in found.values() or family in ("blip", "siglip2")
 
 
 def test_the_curve_is_what_hiding_each_group_of_patches_costs(embedded, health):

@@ -73,4 +73,4 @@ def _pairs(data: PairDataModule, config: Namespace) -> Any:
         source: Any = GivenPairs(data.image, data.text)
     else:
         source = data.dataset or open_source(data.source or "", data.columns)
-    return [read_pair(pair, truth=False) for pair in FirstPairs(source, config.pairs)]
+    return [read_pair(pair, truth=False) for pair in FirstPairs(source, config.pairs).references()]
