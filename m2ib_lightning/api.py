@@ -10,6 +10,7 @@ from typing import Any, get_args
 from m2ib_lightning import methods
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
+from m2ib_lightning.contracts import without_frames
 from m2ib_lightning.data.images import ImageLike
 from m2ib_lightning.data.pairs import check_all, make_references, read_pair
 from m2ib_lightning.methods import AttributionMethod
@@ -21,6 +22,7 @@ from m2ib_lightning.types import Asked
 IMAGES: tuple[Any, ...] = get_args(ImageLike)
 
 
+@without_frames
 def explain(
     images: ImageLike | Sequence[ImageLike],
     texts: str | Sequence[str],

@@ -3,6 +3,7 @@ import pytest
 
 import m2ib_lightning as m2ib
 from m2ib_lightning.data import make_scene
+from m2ib_lightning.methods import RandomMap
 
 FAST = {"steps": 2, "noise_samples": 2}
 
@@ -64,3 +65,11 @@ def test_what_is_of_another_kind_is_named_in_one_line_before_anything_is_compute
     with pytest.raises(TypeError, match=message) as raised:
         m2ib.explain(**{"images": make_scene(0).image, "texts": "a cat", **arguments})
     assert "\n" not in str(raised.value)
+
+
+def test_pairs_that_a_backbone_preprocesses_keep_their_texts_and_have_words():
+    backbone = m2ib.load_backbone("embedded")
+    pictures = [make_scene(i).image for i in range(2)]
+    found = RandomMap(backbone).attribute(backbone.preprocess(pictures, ["a cat", "one red key"]))
+    assert [[word for word, _ in a.words()] for a in found] == [["a", "cat"], ["one", "red", "key"]]
+    assert [(a.id, a.text) for a in found] == [("0", "a cat"), ("1", "one red key")]

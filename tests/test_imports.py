@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "m2ib_lightning"
 LAYERS = [
     {"version", "errors", "types", "names", "checks", "files", "printable"},
     {"parts"},
-    {"verdict", "attribution", "display", "prior", "losses", "metrics", "backbones"},
+    {"verdict", "attribution", "display", "prior", "losses", "metrics", "backbones", "contracts"},
     {"bottleneck"},
     {"store", "data", "methods", "targets", "phrases"},
     {"evaluation"},

@@ -99,6 +99,8 @@ class Backbone(nn.Module, ABC):
     image: Tower
     text: Tower
     image_size: tuple[int, int]
+    kept_contract = False
+    """Whether `contracts.check_backbone` found nothing wrong."""
 
     def __init__(self, model: nn.Module, name: str) -> None:
         super().__init__()
@@ -118,6 +120,9 @@ class Backbone(nn.Module, ABC):
         Args:
             images: Pictures of any mode and size.
             texts: As many captions, none of them empty.
+
+        Returns:
+            The batch, its `pairs` called by their places, see `unnamed_pairs`.
 
         Raises:
             ValueError: Their numbers differ, there are none, or a text is empty.
@@ -208,6 +213,11 @@ def check_whole_patches(size: tuple[int, int], side: int) -> int:
             f"Remedy: choose multiples of {side}."
         )
     return (size[0] // side) * (size[1] // side)
+
+
+def unnamed_pairs(images: Sequence[Image.Image], texts: Sequence[str]) -> tuple[Pair, ...]:
+    """Pairs called by their places: "0", "1", ..."""
+    return tuple(Pair(str(i), image, text) for i, (image, text) in enumerate(zip(images, texts, strict=True)))
 
 
 def check_texts(images: Sequence[Image.Image], texts: Sequence[str]) -> None:

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 from PIL import Image
 from torch import Tensor, nn
 
-from m2ib_lightning.backbones.base import Backbone, Tower, check_texts
+from m2ib_lightning.backbones.base import Backbone, Tower, check_texts, unnamed_pairs
 from m2ib_lightning.backbones.processing import read_images, read_texts
 from m2ib_lightning.backbones.view import output_size
+from m2ib_lightning.contracts import called, check_towers
 from m2ib_lightning.types import Box, PairBatch
 
 
@@ -39,7 +40,7 @@ class HuggingFaceBackbone(Backbone):
         super().__init__(model, name)
         self.processor, self.resized = processor, image_size is not None
         self.image_size = image_size or self.default_image_size()
-        self.image, self.text = self.towers(model)
+        self.image, self.text = check_towers(self, called(self, self.towers, model))
 
     @abstractmethod
     def towers(self, model: Any) -> tuple[Tower, Tower]:
@@ -70,7 +71,7 @@ class HuggingFaceBackbone(Backbone):
             tokens=read.tokens,
             spans=read.spans,
             truncated=read.truncated,
-            pairs=(),
+            pairs=unnamed_pairs(images, texts),
         )
 
     def read_images(self, images: Sequence[Image.Image]) -> tuple[Tensor, tuple[Box, ...]]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from m2ib_lightning.backbones.base import Backbone, check_texts
+from m2ib_lightning.backbones.base import Backbone, check_texts, unnamed_pairs
 from m2ib_lightning.backbones.openclip_image import image_tower
 from m2ib_lightning.backbones.openclip_text import text_tower
 from m2ib_lightning.backbones.processing import Texts, warn_of_cuts
@@ -58,7 +58,7 @@ class OpenClipBackbone(Backbone):
             tokens=read.tokens,
             spans=read.spans,
             truncated=read.truncated,
-            pairs=(),
+            pairs=unnamed_pairs(images, texts),
         )
 
     def _view(self, width: int, height: int) -> Box:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from m2ib_lightning.contracts import called, check_term
 from m2ib_lightning.types import Modality
 
 
@@ -67,6 +68,8 @@ class LossTerm(nn.Module):
     weighed_by_beta: bool = False
     """Whether the tower's beta, the price of compression against similarity, multiplies it as well."""
 
+    _checked: frozenset[frozenset[Modality]] = frozenset()
+
     forward: Callable[..., Tensor]
     """Of a `Bottlenecked`, the value per pair, (B,). Where it depends on the noise it is a mean over the samples, since
     they may come in several parts."""
@@ -79,6 +82,19 @@ class LossTerm(nn.Module):
         super().__init_subclass__()
         if "name" not in cls.__dict__:
             cls.name = cls.__name__.lower()
+
+    def __call__(self, *towers: Bottlenecked) -> Tensor:
+        """What `forward` gives; the first time for each tower it is held against the contract, which waits for a GPU.
+
+        Raises:
+            ContractError: It is not (B,), not finite for any pair, depends on no mask, or `forward` failed.
+        """
+        value: Tensor = called(self, self.forward, *towers)
+        seen = frozenset(tower.modality for tower in towers)
+        if seen not in self._checked or getattr(value, "shape", None) != (len(towers[0].alpha),):
+            check_term(self, value, towers)
+            self._checked |= {seen}
+        return value
 
     def prepare(self, embed: Embed) -> None:
         """Get ready, once before the first fit; for terms that compare with captions or pictures of their own."""

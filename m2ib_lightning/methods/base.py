@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypedDict
 
 import lightning.pytorch as pl
@@ -12,6 +13,7 @@ import torch
 
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone, load_backbone
+from m2ib_lightning.contracts import called, check_attributions, check_backbone
 from m2ib_lightning.types import BadPair, Modality, Pair, PairBatch
 
 MODALITIES: tuple[Modality, ...] = ("image", "text")
@@ -75,14 +77,22 @@ class AttributionMethod(pl.LightningModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def prepare(self) -> Backbone:
-        """Load the backbone unless it is there, and check the method's arguments against it.
+        """Load the backbone unless it is there, and check it and the method's arguments against it.
 
         Raises:
+            ContractError: The model breaks the contract of `Backbone`.
             ValueError: There is no such model, or an argument does not fit it.
         """
         if self.backbone is None:
             self.backbone = load_backbone(self.backbone_name)
+        check_backbone(self.backbone)
         return self.backbone
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Hold what `attribute` of a class gives against its contract."""
+        super().__init_subclass__(**keywords)
+        if "attribute" in cls.__dict__:
+            cls.attribute = _checked(cls.attribute)  # type: ignore[assignment, method-assign]
 
     @abstractmethod
     def attribute(self, batch: PairBatch) -> list[Attribution]:
@@ -116,7 +126,16 @@ class AttributionMethod(pl.LightningModule):
         }
 
     def setup(self, stage: str) -> None:
-        """Called by the Trainer before anything is computed."""
+        """Called by the Trainer before anything is computed.
+
+        Raises:
+            ValueError: The Trainer would turn weights to half precision; masks move by gradients near 1e-6.
+        """
+        if (precision := str(self.trainer.precision)) in ("16-true", "bf16-true"):
+            raise ValueError(
+                f"Expected weights in float32 but got --trainer.precision {precision}. "
+                f"Remedy: --trainer.precision {precision.replace('true', 'mixed')}."
+            )
         self.prepare().to(self.trainer.strategy.root_device)
 
     def predict_step(self, batch: Sequence[Pair | BadPair], batch_idx: int) -> list[Attribution | BadPair]:
@@ -190,13 +209,12 @@ def as_attributions(
     """
     results = []
     for i, tokens in enumerate(batch.tokens):
-        pair = batch.pairs[i] if batch.pairs else None
-        length = len(tokens)
+        pair, length = batch.pairs[i], len(tokens)
         results.append(
             Attribution(
-                id=pair.id if pair else str(i),
-                text=pair.text if pair else "",
-                source=pair.source if pair else "",
+                id=pair.id,
+                text=pair.text,
+                source=pair.source,
                 image_map=None if image is None else image[i].float().cpu().numpy(),
                 text_map=None if text is None else text[i][:length].float().cpu().numpy(),
                 tokens=list(tokens),
@@ -211,3 +229,13 @@ def as_attributions(
             )
         )
     return results
+
+
+def _checked(attribute: Callable[[Any, PairBatch], list[Attribution]]) -> Callable[[Any, PairBatch], list[Attribution]]:
+    @functools.wraps(attribute)
+    def checked(self: AttributionMethod, batch: PairBatch) -> list[Attribution]:
+        found = called(self, attribute, self, batch)
+        check_attributions(self, found, batch)
+        return found
+
+    return checked

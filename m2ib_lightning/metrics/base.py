@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from m2ib_lightning.contracts import ContractError, called, check_metric
+from m2ib_lightning.names import meant
 from m2ib_lightning.types import Modality
 
 
@@ -36,6 +38,12 @@ class Evidence(Protocol):
 
     def content(self, modality: Modality) -> Tensor | None:
         """Which tokens of the text are no special ones, (l,) bool; an image has none."""
+
+    def words(self, modality: Modality) -> Tensor | None:
+        """The text map by words, (w,): the mean of each word's tokens, so that being split raises none."""
+
+    def named(self, modality: Modality) -> Tensor | None:
+        """Which words should be found, (w,) bool."""
 
     def score(self, modality: Modality) -> Tensor | None:
         """Cosine similarity of the clean pair, which `masked_score` of this modality is compared with, ()."""
@@ -97,6 +105,13 @@ class PairMetric(Metric):
 
     def __init__(self, modality: Modality | None = None) -> None:
         super().__init__()
+        unknown = [part for part in (*self.takes, *self.keeps) if not callable(getattr(Evidence, part, None))]
+        if unknown:
+            known = [part for part in vars(Evidence) if part[0] != "_"]
+            raise ContractError(
+                f"Expected {type(self).__name__} to take parts of Evidence but got {unknown[0]!r}. "
+                f"Remedy: {meant(unknown[0], known, 'choose from ' + ', '.join(known) + '.')}"
+            )
         self.modality = modality or type(self).modality
         self.add_state("per_pair", default=[], dist_reduce_fx="cat")
 
@@ -126,7 +141,7 @@ class PairMetric(Metric):
 
     def update(self, *inputs: Tensor) -> None:
         """Keep the values of one or several pairs."""
-        self.per_pair.append(self.values_of(*inputs).detach().reshape(-1).float())
+        self.per_pair.append(check_metric(self, called(self, self.values_of, *inputs)))
 
     @torch.no_grad()
     def observe(self, evidence: Evidence) -> float:
@@ -136,6 +151,7 @@ class PairMetric(Metric):
             self.per_pair.append(torch.full((1,), float("nan")))
         else:
             self.update(*inputs)
+            check_metric(self, self.per_pair[-1], one=True)
         return float(self.per_pair[-1][0])
 
     @property

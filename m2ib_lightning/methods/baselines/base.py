@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
+from m2ib_lightning.contracts import called, check_relevance
 from m2ib_lightning.methods.base import MODALITIES, AttributionMethod, as_attributions
 from m2ib_lightning.methods.mismatched import match_scores
 from m2ib_lightning.methods.objective import Objective, gradients, objectives
@@ -34,12 +35,18 @@ class Baseline(AttributionMethod):
             The maps, (b, gh, gw) of images and (b, l) of texts.
         """
 
+    def _maps(self, objective: Objective) -> Tensor:
+        """What `relevance` gives, held against its contract."""
+        grid = objective.grid or objective.inputs.shape[1:2]
+        maps = called(self, self.relevance, objective)
+        return check_relevance(self, maps, (len(objective.inputs), *grid)).detach()
+
     def attribute(self, batch: PairBatch) -> list[Attribution]:
         """Explain a batch of pairs; one result each, in order."""
         with gradients():
             both = objectives(self.prepare(), batch)
             asked = MODALITIES if batch.targets is None else batch.targets
-            maps = {m: self.relevance(both[m]).detach() for m in self.modalities if m in asked}
+            maps = {m: self._maps(both[m]) for m in self.modalities if m in asked}
         return as_attributions(
             batch,
             image=list(maps["image"]) if "image" in maps else None,
