@@ -16,6 +16,7 @@ from m2ib_lightning.cli.messages import one_line, unknown_verb
 from m2ib_lightning.cli.parser import OneLineParser
 from m2ib_lightning.cli.run import TRAINER_VERBS, run_trainer
 from m2ib_lightning.errors import explained, fail
+from m2ib_lightning.printable import printable
 from m2ib_lightning.version import __version__
 
 __all__ = ["main"]
@@ -113,6 +114,7 @@ def _quiet(args: ArgsType) -> None:
     """Say nothing of what is meant to be so."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.formatwarning = lambda message, *_: f"m2ib: warning: {printable(str(message))}\n"  # not its line of code
     for expected in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", f".*{expected}.*")
     if args is not None:

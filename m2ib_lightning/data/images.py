@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import stat
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,12 @@ ImageSource = ImageLike | StoredImage
 MAX_PIXELS = 50_000_000
 """The most pixels that a file is decoded to unless the caller says otherwise; 200 MB of memory, and some copies."""
 
+SMALLEST = 14
+"""Pixels to a side below which a picture is less than a patch of most models."""
+
+LONGEST_SIDE = 10
+"""How many times longer than the other a side may be before a model sees little of it."""
+
 ORIENTATION = 0x0112
 """The EXIF tag that says how the camera was held."""
 
@@ -57,7 +64,8 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
     Transparent parts are shown on white. Of a file with several frames the first is taken. More than 8 bits are
     rescaled linearly: integers (modes "I" and "I;16") from 0..65535 to 0..255 whatever values occur, so that pictures
     stay comparable; floats (mode "F"), which have no agreed range, from their own smallest and largest value. A float
-    picture of one value is black. DICOM files (`.dcm`) are shown as their window says; see `read_dicom`.
+    picture of one value is black. DICOM files (`.dcm`) are shown as their window says; see `read_dicom`. A picture of
+    one colour, of few pixels or of extreme proportions is read with a warning.
 
     Raises:
         RuntimeError: A DICOM file is given and pydicom is not installed.
@@ -69,7 +77,28 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
         >>> load_image(Image.new("LA", (3, 2), (0, 0))).getpixel((0, 0))
         (255, 255, 255)
     """
-    return _to_rgb(_decode(source, max_pixels), source)
+    image = _to_rgb(_decode(source, max_pixels), source)
+    if said := _doubt(image):
+        warnings.warn(said.format(image_name(source)), stacklevel=2)
+    return image
+
+
+def _doubt(image: Image.Image) -> str | None:
+    """What of a picture makes a map of it say little; {} stands for its name."""
+    width, height = image.size
+    if len(image.getcolors(1) or ()) == 1:
+        return (
+            "Expected a picture of something but {} is of one colour. "
+            "Remedy: look at it; where all is transparent, white is shown."
+        )
+    if min(width, height) < SMALLEST:
+        return f"Expected {SMALLEST} pixels or more to a side but {{}} has {width} x {height}. Remedy: a larger copy."
+    if max(width, height) > LONGEST_SIDE * min(width, height):
+        return (
+            f"Expected sides of at most {LONGEST_SIDE} to 1 but {{}} has {width} x {height}: a model reads a part "
+            "of it, or all of it squeezed. Remedy: cut out what matters."
+        )
+    return None
 
 
 def check_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> None:

@@ -276,3 +276,27 @@ def test_a_file_of_the_same_size_and_time_is_not_read_again(tmp_path: Path, monk
     before = fingerprint(tmp_path / "a")
     monkeypatch.setattr("m2ib_lightning.data.images.fingerprint", lambda _: pytest.fail("read"))
     assert is_same_image(tmp_path / "a", before)
+
+
+@pytest.mark.parametrize(
+    ("picture", "said"),
+    [
+        (Image.new("RGB", (1, 1), "red"), "is of one colour"),
+        (Image.new("RGBA", (60, 40), (255, 0, 0, 0)), "is of one colour.*transparent"),
+        (Image.linear_gradient("L").resize((3000, 40)), "10 to 1 but .* has 3000 x 40"),
+        (Image.linear_gradient("L").resize((9, 12)), "14 pixels or more to a side but .* has 9 x 12"),
+    ],
+)
+def test_a_picture_that_says_little_is_read_with_one_line_of_warning(picture: Image.Image, said: str, tmp_path: Path):
+    picture.save(tmp_path / "odd.png")
+    check_image(tmp_path / "odd.png")  # says nothing: the picture is read later
+    with pytest.warns(UserWarning, match=said) as warned:
+        load_image(tmp_path / "odd.png")
+    (message,) = [str(w.message) for w in warned]
+    assert "odd.png" in message and "Remedy: " in message and "\n" not in message
+
+
+def test_an_ordinary_picture_is_read_without_a_word(recwarn):
+    load_image(Image.linear_gradient("L").resize((400, 40)))
+    load_image(Image.linear_gradient("L").resize((14, 14)))
+    assert not recwarn
