@@ -16,7 +16,7 @@ from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.evaluation.protocol import Protocol
 from m2ib_lightning.evaluation.released import first_rows, stripped_scores
 from m2ib_lightning.evaluation.sanity import Sanity
-from m2ib_lightning.evaluation.truth import true_tokens
+from m2ib_lightning.evaluation.truth import shares, true_tokens
 from m2ib_lightning.methods.objective import Objective, objectives
 from m2ib_lightning.metrics import spearman
 from m2ib_lightning.types import Modality, PairBatch
@@ -167,6 +167,21 @@ class PairEvidence:
     def content(self, modality: Modality) -> Tensor | None:
         """The text's tokens without special ones."""
         return torch.from_numpy(~self.attribution.special) if modality == "text" else None
+
+    def words(self, modality: Modality) -> Tensor | None:
+        """The text map by words, the mean of each one's tokens."""
+        a = self.attribution
+        if modality == "image" or a.text_map is None:
+            return None
+        sizes = a.word_spans(np.ones_like(a.text_map))
+        return torch.tensor([total / n for (*_, total), (*_, n) in zip(a.word_spans(), sizes, strict=True)])
+
+    def named(self, modality: Modality) -> Tensor | None:
+        """Which words should be found."""
+        spans, a = self.known.spans, self.attribution
+        if modality == "image" or a.text_map is None or spans is None:
+            return None
+        return torch.tensor([shares(start, end, spans) for start, end, _ in a.word_spans()])
 
     def score(self, modality: Modality) -> Tensor | None:
         """Cosine of the clean pair, as the protocol reads its text."""

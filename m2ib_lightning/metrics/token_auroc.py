@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from m2ib_lightning.metrics.base import PairMetric, check_map, left_out
@@ -35,8 +36,16 @@ def token_auroc(saliency: Tensor, truth: Tensor, content: Tensor) -> Tensor:
 
 
 class TokenAUROC(PairMetric):
-    """Area under the ROC curve of the text map for the true tokens; higher is better."""
+    """Area under the ROC curve of the text map for the naming words; higher is better.
+
+    Of words, each with the mean of its tokens: a tokenizer that splits a name makes it neither many nor large.
+    """
 
     function = token_auroc
-    takes = ("saliency", "truth", "content")
+    takes = ("words", "named")
     modality = "text"
+
+    def values_of(self, *inputs: Tensor) -> Tensor:
+        """The function, of words, none of which is special."""
+        words, named = inputs
+        return token_auroc(words, named, torch.ones_like(named))

@@ -1,6 +1,7 @@
 """Metrics of tokens, scores and pairs of maps, against scikit-learn, scipy, Captum and hand-computed values."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import auc, roc_auc_score
 
 from m2ib_lightning import metrics
+from m2ib_lightning.attribution import Attribution
+from m2ib_lightning.evaluation.evidence import PairEvidence
 from m2ib_lightning.metrics import (
     area_under_curve,
     confidence_drop,
@@ -20,6 +23,7 @@ from m2ib_lightning.metrics import (
     token_auroc,
     token_mass_accuracy,
 )
+from m2ib_lightning.types import Truth
 
 CONTENT = torch.tensor([False, True, True, True, True, False])
 NAMED = torch.tensor([False, False, True, True, False, False])
@@ -34,6 +38,30 @@ def test_token_auroc_is_that_of_scikit_learn_ties_included(seed):
     content[:2] = True
     ours = token_auroc(*(torch.from_numpy(x) for x in (values, truth, content)))
     assert float(ours) == pytest.approx(roc_auc_score(truth[content], values[content]), abs=1e-6)
+
+
+def test_words_are_counted_and_not_their_pieces():
+    text = "a tangerine beside a sax"
+    spans = [(0, 1), (2, 3), (3, 5), (5, 8), (8, 11), (12, 18), (19, 20), (21, 23), (23, 24)]
+    pieces = ["a", "t", "an", "ger", "ine", "beside", "a", "sa", "x"]
+    values = np.array([3, 1, 2, 30, 4, 5, 2, 1, 14], np.float32)
+    a = Attribution("", text, None, values, pieces, np.zeros(9, bool), spans, 0.5)
+    seen = PairEvidence(SimpleNamespace(attributions=[a], truths=[Truth(None, [(2, 11), (21, 24)])]), 0)
+    by_piece = token_auroc(*(seen.saliency("text"), seen.truth("text"), seen.content("text")))
+    assert float(by_piece) == pytest.approx(8.5 / 18)
+    # tangerine (1 + 2 + 30 + 4) / 4, sax (1 + 14) / 2, before beside 5, a 3 and a 2
+    assert seen.words("text").tolist() == [3, 9.25, 5, 2, 7.5] and metrics.TokenAUROC().observe(seen) == 1
+
+
+def test_a_map_of_equal_values_and_a_random_one_rank_a_split_word_by_chance():
+    spans = [(0, 1), (2, 3), (3, 4), (4, 5), (5, 6), (7, 8), (9, 10)]
+    found = []
+    for seed in range(400):
+        values = np.random.default_rng(seed).random(7).astype(np.float32) if seed else np.ones(7, np.float32)
+        a = Attribution("", "a bcde f g", None, values, list("abcdefg"), np.zeros(7, bool), spans, 0.5)
+        seen = PairEvidence(SimpleNamespace(attributions=[a], truths=[Truth(None, [(2, 6)])]), 0)
+        found.append(metrics.TokenAUROC().observe(seen))
+    assert found[0] == 0.5 and np.mean(found) == pytest.approx(0.5, abs=0.05)
 
 
 def test_tokens_of_known_maps():
