@@ -1,6 +1,6 @@
 """Lightning callbacks: one file each."""
 
-from m2ib_lightning.callbacks.confidence_drop import ConfidenceDropLogger
+from m2ib_lightning.callbacks.gathered import GatheredLogger
 from m2ib_lightning.callbacks.loggers import close_loggers, quiet_loggers, settle_loggers
 from m2ib_lightning.callbacks.mask_logger import MaskLogger
 from m2ib_lightning.callbacks.output_summary import OutputSummary
@@ -10,7 +10,7 @@ from m2ib_lightning.callbacks.results import ResultWriter
 from m2ib_lightning.callbacks.score_writer import ScoreWriter
 
 __all__ = [
-    "ConfidenceDropLogger",
+    "GatheredLogger",
     "MaskLogger",
     "OutputSummary",
     "PairProgress",
