@@ -75,7 +75,8 @@ def _family(folder: str, name: str) -> tuple[Any, str]:
             "Remedy: name the folder that `save_pretrained` wrote, or 'embedded'."
         )
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=_is_offline(folder))
+        # Code that lies beside weights is not run, whatever a prompt would answer.
+        config = AutoConfig.from_pretrained(folder, local_files_only=_is_offline(folder), trust_remote_code=False)
     except (OSError, ValueError, json.JSONDecodeError) as error:
         raise ValueError(_not_found(name, error)) from error
     kind = (config.architectures or [config.model_type])[0]
@@ -100,9 +101,13 @@ def _read(folder: str, name: str, architecture: str) -> tuple[Any, Any]:
         with _quiet(progress=not Path(folder).is_dir()):
             # float32 whatever the file holds: masks move by gradients near 1e-6.
             model, report = getattr(transformers, architecture).from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True, local_files_only=local
+                folder,
+                dtype=torch.float32,
+                output_loading_info=True,
+                local_files_only=local,
+                trust_remote_code=False,
             )
-        processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=local)
+        processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=local, trust_remote_code=False)
     except ImportError as error:
         raise MissingExtra(
             f"Expected the libraries that {name!r} needs but one is not installed ({_first_line(error)}). "

@@ -73,7 +73,7 @@ class ConfigOfAnyVerb(ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Apply what this verb takes of the file."""
         if isinstance(parser, OneLineParser) and os.path.isfile(values):
-            given = yaml.safe_load(Path(values).read_text("utf-8"))
+            given = _plain_yaml(values)
             own, every = _first_words(parser.option_names()), _first_words(chain(*parser.options.values()))
             if isinstance(given, dict):
                 values = yaml.safe_dump({key: value for key, value in given.items() if key in own or key not in every})
@@ -279,6 +279,18 @@ class M2IBCLI(LightningCLI):
             config["retry_changed"],
         )
         return [writer, *_progress(config)]
+
+
+def _plain_yaml(path: str) -> Any:
+    """What a file says in plain values; a tag that would make an object is refused and not followed."""
+    try:
+        return yaml.safe_load(Path(path).read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        said = " ".join(str(problem).split())[:120]
+        raise ValueError(
+            f"Expected a configuration as YAML in {path} but got {said}. Remedy: correct it there; `class_path` names "
+            "classes."
+        ) from problem
 
 
 def _drawing(config: Any) -> Drawing | bool:

@@ -26,6 +26,8 @@ NAN, INF = float("nan"), float("inf")
         ([3.0, 2.0, 1.0, 0.5], ("max_steps", 4)),
         # falls by 0.05 twice: after the first loss and two further ones, two updates were made
         ([1.0, 0.95, 0.91, 0.1], ("converged", 2)),
+        # falls by 0.06 twice: each is held against the loss before it and not against the first
+        ([1.0, 0.94, 0.88, 0.1], ("converged", 2)),
         # rises to more than twice the first loss after one update
         ([2.0, 4.5, 1.0], ("diverged", 1)),
         # a small first loss may rise by 1
@@ -42,6 +44,10 @@ def test_each_reason_is_found_at_its_step(losses, expected):
 
 def test_without_a_tolerance_a_flat_loss_runs_on():
     assert outcome([1.0] * 9, tolerance=None) == ("max_steps", 9)
+
+
+def test_a_flat_loss_has_not_fallen_where_the_tolerance_is_0():
+    assert outcome([1.0] * 9, tolerance=0.0) == ("converged", 2)
 
 
 def test_a_pair_is_judged_by_itself():
