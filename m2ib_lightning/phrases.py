@@ -159,7 +159,7 @@ def explain_regions(
     results: list[list[Region]] = [[] for _ in regions]
     for row, region, a, effect in zip(rows, flat, found, sizes, strict=True):
         values = np.full(len(a.tokens), np.nan, dtype=np.float32) if a.text_map is None else a.text_map
-        results[row].append(Region(_around(region), effect, values))
+        results[row].append(Region(around(region), effect, values))
     return results
 
 
@@ -272,7 +272,7 @@ def region_pixels(region: RegionLike, size: tuple[int, int]) -> np.ndarray:
     return region.astype(bool)
 
 
-def _around(region: np.ndarray) -> Box:
+def around(region: np.ndarray) -> Box:
     """The box around a region, in fractions."""
     rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
     height, width = region.shape

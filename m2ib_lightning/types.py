@@ -25,6 +25,22 @@ Layer = int | Literal["embeddings"]
 Box = tuple[float, float, float, float]
 """(left, top, right, bottom)."""
 
+Span = tuple[int, int]
+"""(start, end) characters of a text."""
+
+
+class PartTruth(NamedTuple):
+    """One thing that is shown.
+
+    Attributes:
+        mask: (H, W) bool, its pixels in the picture as it was read.
+        span: (start, end) characters of the text that name it; None for what the text does not name but could be taken
+            for what it names, such as the same object in another colour.
+    """
+
+    mask: NDArray[np.bool_]
+    span: Span | None = None
+
 
 class Truth(NamedTuple):
     """What a map of one pair should find; None for what is not known.
@@ -32,14 +48,12 @@ class Truth(NamedTuple):
     Attributes:
         mask: (H, W) bool, the pixels of what the text names, in the picture as it was read.
         spans: (start, end) characters of the text that name what is shown.
+        parts: The same thing by thing, where data tells which words name which.
     """
 
     mask: NDArray[np.bool_] | None = None
-    spans: Sequence[tuple[int, int]] | None = None
-
-
-Span = tuple[int, int]
-"""(start, end) characters of a text."""
+    spans: Sequence[Span] | None = None
+    parts: Sequence[PartTruth] = ()
 
 
 class Asked(NamedTuple):

@@ -55,8 +55,8 @@ class OneLineParser(LightningArgumentParser):
     def add_phrases(self) -> None:
         """Add the option that asks for phrases; call it where the pairs have been added as "data"."""
         self.add_argument(
-            "--phrases", type=Literal["auto"] | list[str] | None, default=None,
-            help="What of the texts to find in the pictures: auto, or [crab,tree]; a column 'phrases' says more.",
+            "--phrases", type=Literal["auto", "truth"] | list[str] | None, default=None,
+            help="What of the texts to find in the pictures: auto, [crab,tree], or truth; or a column 'phrases'.",
         )  # fmt: skip
         self.link_arguments("phrases", "data.phrases")
 

@@ -9,8 +9,9 @@ from typing import Any, Literal
 from m2ib_lightning.parts import find_spans, is_in
 from m2ib_lightning.types import Asked, BadPair, Pair, Span
 
-Wanted = Literal["auto"] | Sequence[str] | None
-"""Phrases that are asked of every pair: "auto", or those of a list that its text has."""
+Wanted = Literal["auto", "truth"] | Sequence[str] | None
+"""Phrases that are asked of every pair: "auto", those of a list that its text has, or those that its truth knows, with
+the regions that they name."""
 
 
 def ask_all(pairs: Sequence[Pair | BadPair], phrases: Wanted = None) -> list[Pair | BadPair]:
@@ -18,20 +19,24 @@ def ask_all(pairs: Sequence[Pair | BadPair], phrases: Wanted = None) -> list[Pai
 
     Args:
         pairs: A batch.
-        phrases: "auto", or phrases, of which each pair is asked for those that its text has.
+        phrases: "auto", or phrases, of which each pair is asked for those that its text has; or "truth".
     """
     if phrases is None:
         return list(pairs)
     return [
         pair
         if isinstance(pair, BadPair) or pair.asked.phrases is not None
-        else pair._replace(asked=pair.asked._replace(phrases=_those_in(pair.text, phrases)))
+        else pair._replace(asked=_asked_for(pair, phrases))
         for pair in pairs
     ]
 
 
-def _those_in(text: str, phrases: Literal["auto"] | Sequence[str]) -> str | list[Span]:
-    return "auto" if phrases == "auto" else find_spans(text, [phrase for phrase in phrases if is_in(phrase, text)])
+def _asked_for(pair: Pair, phrases: Literal["auto", "truth"] | Sequence[str]) -> Asked:
+    if phrases == "truth":
+        named = [part for part in pair.truth.parts if part.span is not None and part.mask.any()]
+        return pair.asked._replace(phrases=[part.span for part in named], regions=[part.mask for part in named])
+    there = phrases if phrases == "auto" else [phrase for phrase in phrases if is_in(phrase, pair.text)]
+    return pair.asked._replace(phrases=there if there == "auto" else find_spans(pair.text, there))
 
 
 def read_asked(asked: Asked, text: str) -> Asked:

@@ -108,9 +108,12 @@ class COCO(PairSource):
         named = named_categories(text, {name: (name, *self.synonyms.get(name, ())) for name in objects})
         if not named:
             return Truth()
-        shapes = [shape for name in dict.fromkeys(named.values()) for shape in objects[name]]
+        shapes = {
+            name: [r for shape in objects[name] for r in regions_of(shape)] for name in dict.fromkeys(named.values())
+        }
         known = None if None in size else (int(size[0] or 0), int(size[1] or 0))
-        return TruthReference([r for shape in shapes for r in regions_of(shape)], sorted(named), known)
+        parts = [(span, shapes[name]) for span, name in sorted(named.items())]
+        return TruthReference([r for some in shapes.values() for r in some], sorted(named), known, parts)
 
 
 def named_categories(text: str, words: Mapping[str, Sequence[str]]) -> dict[tuple[int, int], str]:

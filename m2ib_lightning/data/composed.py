@@ -47,7 +47,7 @@ class SceneReference:
     @property
     def truth(self) -> Truth:
         """The pixels of what is named, and its characters."""
-        return Truth(self.scene.mask, self.scene.spans)
+        return self.scene.truth
 
 
 class Scenes(PairSource):

@@ -84,7 +84,8 @@ class EntityTruth(NamedTuple):
         if not seen:
             return Truth()
         regions = [box for entity in dict.fromkeys(entity for entity, _ in seen) for box in boxes[entity]]
-        return TruthReference(regions, [span for _, span in seen], drawn).read(image, size, text)
+        parts = [(span, boxes[entity]) for entity, span in seen]
+        return TruthReference(regions, [span for _, span in seen], drawn, parts).read(image, size, text)
 
 
 def parse_sentence(line: str) -> tuple[str, list[tuple[str, tuple[int, int]]]]:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from m2ib_lightning.data.scene_kinds import COLOURS, SMALL, WIDE, Kind, relation, scatter, scene_counts, tint
+from m2ib_lightning.types import PartTruth, Truth
 
 ARTS = ("noto", "twemoji")
 """The two sets of drawings; every object is in both."""
@@ -83,6 +84,18 @@ class Scene(NamedTuple):
     def mask(self) -> np.ndarray:
         """(size, size) bool, the pixels of the named objects."""
         return (self.labels >= 0) & (self.labels < sum(item.named for item in self.objects))
+
+    @property
+    def truth(self) -> Truth:
+        """The mask, the spans, and both by what is named; the like of a named object in another colour beside them."""
+        named = {item.name for item in self.objects if item.named}
+        called = dict.fromkeys(item.called for item in self.objects if item.named)
+        parts = [PartTruth(self._pixels(name), span) for name, span in zip(called, self.spans, strict=True)]
+        likes = dict.fromkeys(item.called for item in self.objects if not item.named and item.name in named)
+        return Truth(self.mask, self.spans, [*parts, *(PartTruth(self._pixels(name)) for name in likes)])
+
+    def _pixels(self, called: str) -> np.ndarray:
+        return np.isin(self.labels, [index for index, item in enumerate(self.objects) if item.called == called])
 
 
 @lru_cache(maxsize=1)

@@ -23,7 +23,7 @@ from m2ib_lightning.data.images import (
     open_stored,
     stored_shape,
 )
-from m2ib_lightning.types import Box, Truth
+from m2ib_lightning.types import Box, PartTruth, Span, Truth
 
 
 class Polygon(NamedTuple):
@@ -58,11 +58,13 @@ class TruthReference(NamedTuple):
         spans: (start, end) characters of the text that name what is shown, None if it is not known.
         size: (width, height) of the picture that the regions were drawn on; they are resized where the file is another
             size of the same proportions. By default that of the file.
+        parts: The same thing by thing: the (start, end) characters that name one, and its regions.
     """
 
     regions: Sequence[Region] = ()
     spans: Sequence[tuple[int, int]] | None = None
     size: tuple[int, int] | None = None
+    parts: Sequence[tuple[Span, Sequence[Region]]] = ()
 
     def read(self, image: ImageSource, size: tuple[int, int], text: str) -> Truth:
         """The truth of a picture.
@@ -76,7 +78,7 @@ class TruthReference(NamedTuple):
             ValueError: A region is empty or beyond the picture, a mask cannot be read or has other proportions, or a
                 span is not of the text.
         """
-        for start, end in self.spans or ():
+        for start, end in (*(self.spans or ()), *(span for span, _ in self.parts)):
             if not 0 <= start < end <= len(text):
                 raise ValueError(
                     f"Expected spans within the text's {len(text)} characters but got ({start}, {end}). "
@@ -93,12 +95,17 @@ class TruthReference(NamedTuple):
                 "Remedy: correct the size of the picture in the annotations."
             )
         _check_proportions(drawn, stored, image_name(image))
-        mask = np.zeros(drawn[::-1], dtype=bool)
-        for region in self.regions:
-            mask |= draw(region, drawn)
-        whole = Image.fromarray(mask).resize(stored, Image.Resampling.NEAREST)
-        whole.getexif()[ORIENTATION] = turned
-        return Truth(np.asarray(ImageOps.exif_transpose(whole), dtype=bool), self.spans)
+
+        def pixels(regions: Sequence[Region]) -> NDArray[np.bool_]:
+            mask = np.zeros(drawn[::-1], dtype=bool)
+            for region in regions:
+                mask |= draw(region, drawn)
+            whole = Image.fromarray(mask).resize(stored, Image.Resampling.NEAREST)
+            whole.getexif()[ORIENTATION] = turned
+            return np.asarray(ImageOps.exif_transpose(whole), dtype=bool)
+
+        parts = [PartTruth(pixels(regions), span) for span, regions in self.parts]
+        return Truth(pixels(self.regions), self.spans, parts)
 
 
 def draw(region: Region, size: tuple[int, int]) -> NDArray[np.bool_]:

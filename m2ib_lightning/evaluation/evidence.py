@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 from einops import rearrange, reduce
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,7 +20,9 @@ from m2ib_lightning.evaluation.sanity import Sanity
 from m2ib_lightning.evaluation.truth import shares, true_tokens
 from m2ib_lightning.methods.objective import Objective, objectives
 from m2ib_lightning.metrics import spearman
-from m2ib_lightning.types import Modality, PairBatch
+from m2ib_lightning.parts import Phrase
+from m2ib_lightning.phrases import around
+from m2ib_lightning.types import Box, Modality, PairBatch, Span
 
 BLUR = (11, 5.0)
 """Side and sigma of the Gaussian that an insertion starts from, as RISE has them."""
@@ -164,6 +167,54 @@ class PairEvidence:
         spans = self.known.spans
         return None if spans is None else torch.from_numpy(true_tokens(self.attribution, spans))
 
+    def phrase_maps(self, modality: Modality) -> Tensor | None:
+        """The raw maps of the phrases whose truth is known, each patch spread over its pixels."""
+        found = self._phrases()
+        return (
+            torch.stack([spread_cells(p.image_map, self.attribution.view, m.shape) for p, m in found])
+            if found
+            else None
+        )
+
+    def phrase_truths(self, modality: Modality) -> Tensor | None:
+        """What each of these phrases names."""
+        found = self._phrases()
+        return torch.stack([torch.from_numpy(mask) for _, mask in found]) if found else None
+
+    def phrase_others(self, modality: Modality) -> Tensor | None:
+        """The other things that the text names, or that could be taken for what it names."""
+        masks = [torch.from_numpy(part.mask) for part in self.known.parts]
+        own = self.phrase_truths(modality)
+        return None if own is None else torch.stack(masks).any(0) & ~own
+
+    def _phrases(self) -> list[tuple[Phrase, NDArray[np.bool_]]]:
+        """The phrases that name what one part of the truth does, with its pixels."""
+        found = []
+        for phrase in self.attribution.phrases:
+            named = [part.mask for part in self.known.parts if part.span and overlap(part.span, phrase.span)]
+            if len(named) == 1 and named[0].any():
+                found.append((phrase, named[0]))
+        return found
+
+    def region_maps(self, modality: Modality) -> Tensor | None:
+        """The raw values of tokens for the regions whose words are known."""
+        found = self._regions()
+        return torch.stack([torch.from_numpy(values) for values, _ in found]) if found else None
+
+    def region_truths(self, modality: Modality) -> Tensor | None:
+        """The tokens that name what each of these regions shows."""
+        found = self._regions()
+        return torch.stack([torch.from_numpy(true) for _, true in found]) if found else None
+
+    def _regions(self) -> list[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+        """Of each region around one thing that the text names, the values of tokens and the tokens that name it."""
+        boxes = {around(part.mask): part.span for part in self.known.parts if part.span and part.mask.any()}
+        return [
+            (region.text_map, true_tokens(self.attribution, [boxes[region.box]]))
+            for region in self.attribution.regions
+            if region.box in boxes
+        ]
+
     def content(self, modality: Modality) -> Tensor | None:
         """The text's tokens without special ones."""
         return torch.from_numpy(~self.attribution.special) if modality == "text" else None
@@ -257,6 +308,24 @@ def spread(attribution: Attribution, size: tuple[int, ...]) -> Tensor:
     inside = seen[max(0, -top) : height - top, max(0, -left) : width - left]
     whole[max(0, top) : max(0, top) + inside.shape[0], max(0, left) : max(0, left) + inside.shape[1]] = inside
     return whole
+
+
+def spread_cells(cells: NDArray[np.float32], view: Box, size: tuple[int, ...]) -> Tensor:
+    """The same with each patch's own value, (height, width)."""
+    height, width = size
+    across = (torch.arange(width) + 0.5) / width
+    down = (torch.arange(height) + 0.5) / height
+    column = ((across - view[0]) / (view[2] - view[0]) * cells.shape[1]).floor().long()
+    row = ((down - view[1]) / (view[3] - view[1]) * cells.shape[0]).floor().long()
+    seen = rearrange((row >= 0) & (row < cells.shape[0]), "h -> h 1") & (column >= 0) & (column < cells.shape[1])
+    values = torch.from_numpy(np.asarray(cells))
+    whole = values[row.clamp(0, cells.shape[0] - 1)][:, column.clamp(0, cells.shape[1] - 1)]
+    return torch.where(seen, whole, min(0.0, float(cells.min())))
+
+
+def overlap(first: Span, second: Span) -> bool:
+    """Whether two spans share a character."""
+    return first[0] < second[1] and second[0] < first[1]
 
 
 def first_shown(maps: Tensor, content: Tensor, steps: int, seed: int) -> Tensor:

@@ -11,6 +11,18 @@ from m2ib_lightning.metrics.faithfulness import Infidelity, MaxSensitivity, infi
 from m2ib_lightning.metrics.map_similarity import NonsensePrompt, RandomisationSimilarity, pearson, spearman
 from m2ib_lightning.metrics.mean_iou import MeanIoU, mean_iou
 from m2ib_lightning.metrics.perturbation_curve import DeletionAUC, InsertionAUC, area_under_curve
+from m2ib_lightning.metrics.phrase_maps import (
+    PhraseLeak,
+    PhraseMass,
+    PhrasePointing,
+    PhraseRetrieval,
+    RegionWords,
+    phrase_leak,
+    phrase_mass,
+    phrase_pointing,
+    phrase_retrieval,
+    region_words,
+)
 from m2ib_lightning.metrics.pointing_game import PointingGame, pointing_game
 from m2ib_lightning.metrics.relevance_mass import (
     RelevanceMassAccuracy,
@@ -33,8 +45,13 @@ __all__ = [
     "MeanIoU",
     "NonsensePrompt",
     "PairMetric",
+    "PhraseLeak",
+    "PhraseMass",
+    "PhrasePointing",
+    "PhraseRetrieval",
     "PointingGame",
     "RandomisationSimilarity",
+    "RegionWords",
     "RelevanceMassAccuracy",
     "RelevanceRankAccuracy",
     "TokenAUROC",
@@ -47,7 +64,12 @@ __all__ = [
     "max_sensitivity",
     "mean_iou",
     "pearson",
+    "phrase_leak",
+    "phrase_mass",
+    "phrase_pointing",
+    "phrase_retrieval",
     "pointing_game",
+    "region_words",
     "relevance_mass_accuracy",
     "relevance_rank_accuracy",
     "signed_contrast_to_noise_ratio",

@@ -36,6 +36,21 @@ class Evidence(Protocol):
     def truth(self, modality: Modality) -> Tensor | None:
         """What should be found, (h, w) or (l,) bool."""
 
+    def phrase_maps(self, modality: Modality) -> Tensor | None:
+        """The raw maps of the P phrases whose truth is known, each patch with its own value, (p, h, w)."""
+
+    def phrase_truths(self, modality: Modality) -> Tensor | None:
+        """What each of these phrases names, (p, h, w) bool."""
+
+    def phrase_others(self, modality: Modality) -> Tensor | None:
+        """What each of them must be told from: the rest that is named, and the likes of it, (p, h, w) bool."""
+
+    def region_maps(self, modality: Modality) -> Tensor | None:
+        """The raw values of the tokens for the R regions whose words are known, (r, l)."""
+
+    def region_truths(self, modality: Modality) -> Tensor | None:
+        """The tokens that name what each of these regions shows, (r, l) bool."""
+
     def content(self, modality: Modality) -> Tensor | None:
         """Which tokens of the text are no special ones, (l,) bool; an image has none."""
 
