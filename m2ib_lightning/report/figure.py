@@ -13,6 +13,7 @@ from PIL import Image
 from m2ib_lightning.attribution import WHOLE, Attribution, MapStyle
 from m2ib_lightning.report.caption import plain_caption, shaded_caption
 from m2ib_lightning.report.page import GREY, POINTS_PER_INCH, Page, Scale
+from m2ib_lightning.report.phrases import phrase_pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,6 +71,8 @@ def _draw(attribution: Attribution, image: Image.Image, style: MapStyle) -> Figu
     row = size[0] * (2 if beside else 1) + (GAP if beside else 0) + (GAP + BAR + BAR_LABELS if explained else 0)
     page = Page(width=max(420.0, row))
     _header(page, attribution)
+    if attribution.phrases:
+        phrase_pictures(page, attribution, image, style)
     _pictures(page, attribution, image, size, beside, style)
     if attribution.text_map is None:
         plain_caption(page, attribution)

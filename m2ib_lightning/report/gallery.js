@@ -181,6 +181,7 @@ function show(pair) {
       ...through.map(([name, value]) => `through the ${name}’s bottleneck ${cosine(value)}`),
       pair.end,
     ].filter(Boolean).join(' · ')),
+    ...phrases(pair),
     pictures(pair), words(pair), ...scores(pair), ...curves(pair),
     ...masks(pair),
     ...(pair.settings === null ? [] : [element('details', {}, element('summary', { class: 'grey' }, 'settings'),

@@ -23,6 +23,7 @@ from m2ib_lightning.data import make_scene
 from m2ib_lightning.data.images import load_image
 from m2ib_lightning.display import decimals
 from m2ib_lightning.files import replacing
+from m2ib_lightning.report.phrases import phrase_colours
 from m2ib_lightning.store import AttributionStore
 from m2ib_lightning.types import BadPair
 
@@ -85,7 +86,7 @@ def save_gallery(
     folder = resources.files("m2ib_lightning") / "report"
     page = (folder / "gallery.html").read_text("utf-8")
     before, between, after = page.replace("/*SCRIPT*/", "/*DATA*/").split("/*DATA*/")
-    script = (folder / "gallery.js").read_text("utf-8")
+    script = "".join((folder / name).read_text("utf-8") for name in ("gallery.js", "phrases.js"))
     with replacing(Path(path)) as unfinished:
         unfinished.write_text(before + held + between + script + after, "utf-8")
     return Gallery(Path(path), len(pairs), sum(pair["picture"] is not None for pair in pairs))
@@ -166,6 +167,7 @@ def _pair(
         "metrics": {name: _number(value) for name, value in a.metrics.items()},
         "settings": settings.setdefault(json.dumps(a.settings, sort_keys=True), len(settings)),
         "picture": None if image is None else _picture(image, SIDE),
+        "phrases": _phrases(a),
         "frames": [_picture(Image.open(frame), FRAME) for frame in frames],
     }
 
@@ -175,6 +177,21 @@ def _map(values: NDArray[np.float32]) -> dict[str, Any]:
     low, high = float(values.min()), float(values.max())
     cells = np.rint((values - low) * (255 / (high - low) if high > low else 0)).astype(np.uint8)
     return {"rows": values.shape[0], "low": _number(low), "high": _number(high), "cells": _base64(cells.tobytes())}
+
+
+def _phrases(a: Attribution) -> list[dict[str, Any]]:
+    """Each phrase with its colour and map."""
+    return [
+        {
+            "text": phrase.text,
+            "span": list(phrase.span),
+            "effect": _number(phrase.effect),
+            "verdict": phrase.verdict,
+            "colour": colour,
+            "map": _map(np.nan_to_num(phrase.image_map)) | {"top": _number(np.nan_to_num(phrase.image_map).max())},
+        }
+        for phrase, colour in zip(a.phrases, phrase_colours(a.phrases), strict=True)
+    ]
 
 
 def _words(a: Attribution) -> list[tuple[str, float, str]]:
