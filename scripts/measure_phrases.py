@@ -2,11 +2,13 @@
 """Measure where methods find phrases, on composed scenes that say which pixels are meant.
 
     python scripts/measure_phrases.py --methods M2IB GradECLIP --scenes 20
-    python scripts/measure_phrases.py --out deleted neutral mean --first 210000 --parts two_of_four phrase
+    python scripts/measure_phrases.py --out alike deleted neutral mean --scene_seed 210000 --parts two_of_four phrase
+    python scripts/measure_phrases.py --out blurred mean --scene_seed 210000 --parts region
 
 Every method gets the same targets (see m2ib_lightning/targets.py). For each phrase: whether the highest patch touches
 what is meant, the share of the map on it, and the share on what must be told from it: the other named object, or the
-same object in another colour. Beside it, the share of absent words that speak against their pair. Scenes are seeded;
+same object in another colour. For each region of a named object: whether its word leads, the share of the text map on
+it, and that on the other's name. Beside it, the share of absent words that speak against their pair. Scenes are seeded;
 what is done is kept in the folder, by method, part and way, and is not done again: run again, it goes on.
 """
 
@@ -26,13 +28,14 @@ from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.data import Scene, make_scene, object_names
 from m2ib_lightning.data.scene_kinds import Kind
 from m2ib_lightning.methods import M2IB, AttributionMethod
-from m2ib_lightning.phrases import explain_phrases
-from m2ib_lightning.targets import Against, PhraseOut, Span, WithoutPhrase, effects
-from m2ib_lightning.types import Pair, PairBatch
+from m2ib_lightning.parts import Region
+from m2ib_lightning.phrases import explain_phrases, explain_regions
+from m2ib_lightning.targets import Against, WithoutPhrase, effects
+from m2ib_lightning.types import Pair, PairBatch, Span
 
-PARTS = ("two_of_four", "relation", "foil", "phrase", "absent")
-"""Phrases of two kinds of scenes; a caption with one of two colours against the other one, and its phrase alone; and
-words for what is not there."""
+PARTS = ("two_of_four", "relation", "foil", "phrase", "absent", "region")
+"""Phrases of two kinds of scenes; a caption with one of two colours against the other one, and its phrase alone; words
+for what is not there; and the regions of the named ones of four objects."""
 
 SETTINGS: dict[str, dict[str, Any]] = {"KernelSHAP": {"samples": 250}, "FIxLIP": {"samples": 250}}
 """What methods are given beside their defaults: the numbers that other tables of this project have."""
@@ -62,8 +65,8 @@ class Asked(NamedTuple):
 
 def asked(part: str, seed: int) -> Asked:
     """What a scene is asked in a part of the measurement."""
-    if part in ("two_of_four", "relation"):
-        kind: Kind = "two_of_four" if part == "two_of_four" else "relation"
+    if part in ("two_of_four", "relation", "region"):
+        kind: Kind = "relation" if part == "relation" else "two_of_four"
         scene = make_scene(seed, kind=kind)
         return Asked(scene, scene.caption, scene.spans, "", ((0, 1), (1, 0)))
     if part == "absent":
@@ -90,16 +93,31 @@ def found(values: np.ndarray, scene: Scene, meant: int, other: int) -> list[floa
     return [float((highest == meant).any()), *shares]
 
 
-def scored(
-    method: AttributionMethod, batch: PairBatch, questions: Sequence[Asked], out: PhraseOut
-) -> list[list[float]]:
+def named(region: Region, spans: Sequence[Span], names: Sequence[Span], meant: tuple[int, int]) -> list[float]:
+    """Whether the token of the highest value names the region, the share on that name, and that on the other."""
+    values = np.array([value if span != (0, 0) else 0 for value, span in zip(region.text_map, spans, strict=False)])
+    on = [np.array([names[i][0] <= a < b <= names[i][1] for a, b in spans[: len(values)]]) for i in meant]
+    total = max(float(values.sum()), 1e-12)
+    return [float(on[0][values.argmax()]), *(float(values[true].sum()) / total for true in on)]
+
+
+def scored(method: AttributionMethod, batch: PairBatch, questions: Sequence[Asked], out: str) -> list[list[float]]:
     """A row for each phrase or foil of a batch."""
     backbone = method.prepare()
+    if "text" in method.modalities:
+        masks = [[q.scene.labels == index for index, _ in q.meant] for q in questions]
+        return [
+            named(region, spans, q.spans, meant)
+            for q, regions, spans in zip(
+                questions, explain_regions(method, batch, masks, out), batch.spans, strict=True
+            )
+            for region, meant in zip(regions, q.meant, strict=True)
+        ]
     if questions[0].foil:
         results = method.attribute(Against([q.foil for q in questions]).aim(backbone, batch))
         maps = [[a.image_map] for a in results]
     else:
-        phrases = explain_phrases(method, batch, [q.spans for q in questions], out)
+        phrases = explain_phrases(method, batch, [q.spans for q in questions], None if out == "alike" else out)
         maps = [[phrase.image_map for phrase in of_pair] for of_pair in phrases]
     return [
         found(values, q.scene, *meant)
@@ -109,9 +127,9 @@ def scored(
     ]
 
 
-def against(backbone: Backbone, batch: PairBatch, questions: Sequence[Asked], out: PhraseOut) -> list[list[float]]:
+def against(backbone: Backbone, batch: PairBatch, questions: Sequence[Asked], out: str) -> list[list[float]]:
     """For each absent word, whether it speaks against its pair; this depends on no method."""
-    target = WithoutPhrase([q.spans[0] for q in questions], out)
+    target = WithoutPhrase([q.spans[0] for q in questions], "mean" if out == "alike" else out)
     return [[float(e < 0)] for e in effects(backbone, batch, target.directions(backbone, batch)).tolist()]
 
 
@@ -120,12 +138,16 @@ def main() -> None:
     parser = options_of(__doc__, 300, 200_000, "outputs/phrases")
     parser.add_argument("--methods", nargs="+", default=["M2IB"], help="names of m2ib_lightning.methods")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--out", nargs="+", default=["mean"], help="how phrases are taken out")
+    parser.add_argument(
+        "--out", nargs="+", default=["alike"],
+        help="how phrases are taken out (alike, deleted, neutral, mean), or regions (blurred, mean)",
+    )  # fmt: skip
     options = parser.parse_args()
     backbone, rows = load_backbone(options.backbone), []
     for name in options.methods:
-        method = getattr(methods, name)(backbone, modalities=["image"], **SETTINGS.get(name, {}))
         for part in options.parts:
+            modalities = ["text" if part == "region" else "image"]
+            method = getattr(methods, name)(backbone, modalities=modalities, **SETTINGS.get(name, {}))
             ways = options.out[:1] if part == "foil" else options.out
             for out in ways if part != "absent" or isinstance(method, M2IB) else []:
                 values = measured(method, part, out, options)
@@ -137,14 +159,14 @@ def main() -> None:
     keep(rows, options)
 
 
-def measured(method: AttributionMethod, part: str, out: PhraseOut, options: Any) -> np.ndarray:
+def measured(method: AttributionMethod, part: str, out: str, options: Any) -> np.ndarray:
     """(phrases, columns), what is kept of it and the rest."""
-    said = json.dumps([method.settings, part, out, options.first], sort_keys=True, default=str)
+    said = json.dumps([method.settings, part, out, options.scene_seed], sort_keys=True, default=str)
     file = options.output / f"{type(method).__name__}-{part}-{out}-{hashlib.sha256(said.encode()).hexdigest()[:8]}.json"
     done: list[list[list[float]]] = json.loads(file.read_text()) if file.is_file() else []
     file.parent.mkdir(parents=True, exist_ok=True)
     for start in range(len(done) * BATCH, options.scenes, BATCH):
-        questions = [asked(part, options.first + i) for i in range(start, min(start + BATCH, options.scenes))]
+        questions = [asked(part, options.scene_seed + i) for i in range(start, min(start + BATCH, options.scenes))]
         backbone = method.prepare()
         batch = backbone.preprocess_pairs([Pair(str(i), q.scene.image, q.text) for i, q in enumerate(questions)])
         rows = against(backbone, batch, questions, out) if part == "absent" else scored(method, batch, questions, out)
