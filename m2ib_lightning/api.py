@@ -11,6 +11,7 @@ from m2ib_lightning import methods
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.contracts import without_frames
+from m2ib_lightning.data.asked import KEYWORDS
 from m2ib_lightning.data.images import ImageLike
 from m2ib_lightning.data.pairs import check_all, make_references, read_pair
 from m2ib_lightning.methods import AttributionMethod
@@ -43,7 +44,7 @@ def explain(
         method: A method's name in lower or upper case, or its class.
         batch_size: Pairs computed at once; changes the speed and nothing else.
         phrases: What to find in the pictures, for `Attribution.phrases`: words of the texts or their (start, end)
-            characters, for all pairs or a list for each; or "auto", the words that carry most of a text.
+            characters, for all pairs or a list for each; "auto", the words that carry most of a text; or "words".
         against: Instead of the pair's similarity, explain why this text and not that one, or this picture and not that
             one: a foil for all pairs, or one for each. A string is a caption; a `Path` or a picture is a picture.
         regions: What to find words for, for `Attribution.regions`: boxes (left, top, right, bottom) in pixels, or
@@ -76,7 +77,7 @@ def explain(
     each = [None] * count if phrases is None else phrases_of_each(phrases, [reference.text for reference in references])
     foils = [None] * count if against is None else foils_of_each(against, count)
     asked = [
-        Asked(which if which in (None, "auto") else find_spans(reference.text, which), foil, regions or ())
+        Asked(which if which in (None, *KEYWORDS) else find_spans(reference.text, which), foil, regions or ())
         for reference, which, foil in zip(references, each, foils, strict=True)
     ]
     explainer = kind(backbone=backbone, **arguments)

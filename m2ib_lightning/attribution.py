@@ -182,6 +182,20 @@ class Attribution:
                 words.append((start, end, float(value)))
         return words
 
+    def word_patch_matrix(self) -> tuple[list[str], NDArray[np.float32]]:
+        """Which word means which patch: the phrases, and their maps as (P, gh, gw) in `unit`.
+
+        The maps of phrases that speak against the pair are negative. Asked for with `phrases="words"`, the phrases are
+        all words of the text.
+
+        Raises:
+            ValueError: No phrase was asked for.
+        """
+        if not self.phrases:
+            raise ValueError('Expected maps of phrases but none was asked for. Remedy: explain(..., phrases="words").')
+        maps = [-phrase.image_map if phrase.against else phrase.image_map for phrase in self.phrases]
+        return [phrase.text for phrase in self.phrases], np.stack(maps)
+
     def strongest_region(self) -> tuple[float, float]:
         """(x, y) of the centre of the cell with the highest value, in fractions of the picture's width and height."""
         values = self._explained("image_map")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -13,24 +14,28 @@ from einops import rearrange
 
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
+from m2ib_lightning.data.asked import KEYWORDS
 from m2ib_lightning.data.images import ImageLike, check_image, image_name
 from m2ib_lightning.methods import AttributionMethod
 from m2ib_lightning.parts import Phrase, Region, find_spans
 from m2ib_lightning.targets import (
     Against,
+    AgainstAlike,
     Difference,
     OtherModality,
     PhraseOut,
+    RegionOut,
+    Target,
     WithoutPhrase,
     WithoutRegion,
     box_region,
     effects,
 )
 from m2ib_lightning.types import Box, Modality, Pair, PairBatch, Span
-from m2ib_lightning.verdict import Verdict, judge
+from m2ib_lightning.verdict import judge
 
-Phrases = Sequence[str | Span] | Literal["auto"]
-"""Phrases of a text, by themselves or by their characters; or "auto", the words that carry most of it."""
+Phrases = Sequence[str | Span] | Literal["auto", "words"]
+"""Phrases of a text, by themselves or by their characters; "auto", the words that carry most of it; "words", each."""
 
 RegionLike = Box | np.ndarray
 """A box (left, top, right, bottom) in pixels of the picture, or its pixels as (H, W) bool."""
@@ -91,7 +96,7 @@ def add_parts(method: AttributionMethod, batch: PairBatch, results: list[Attribu
             a.settings = {**a.settings, "against": named}
     if any(wanted.phrases is not None for wanted in asked):
         spans = [
-            strongest_phrases(a) if wanted.phrases == "auto" else list(wanted.phrases or ())
+            strongest_phrases(a) if wanted.phrases == "auto" else _spans(a.text, wanted.phrases)
             for a, wanted in zip(results, asked, strict=True)
         ]
         for a, phrases in zip(results, explain_phrases(method, batch, spans), strict=True):
@@ -101,6 +106,10 @@ def add_parts(method: AttributionMethod, batch: PairBatch, results: list[Attribu
         for a, regions in zip(results, words, strict=True):
             a.regions = regions
     return results
+
+
+def _spans(text: str, phrases: Sequence[Span] | Literal["words"] | None) -> list[Span]:
+    return [word.span() for word in re.finditer(r"\w+", text)] if phrases == "words" else list(phrases or ())
 
 
 def pixels_of(pair: Pair) -> list[np.ndarray]:
@@ -113,35 +122,39 @@ def pixels_of(pair: Pair) -> list[np.ndarray]:
 
 
 def explain_phrases(
-    method: AttributionMethod, batch: PairBatch, spans: Sequence[Sequence[Span]], out: PhraseOut = "mean"
+    method: AttributionMethod, batch: PairBatch, spans: Sequence[Sequence[Span]], out: PhraseOut | None = None
 ) -> list[list[Phrase]]:
     """Where in its picture each phrase of each text is.
 
-    All phrases of all pairs are explained side by side, in one batch.
+    All phrases of all pairs are explained side by side, in one batch. The effect is that of taking the phrase out. The
+    map is that of what could stand in its place, `AgainstAlike`; of a phrase that speaks against, and where `out` says
+    how, that of taking it out too.
 
     Args:
         method: Any.
         batch: The pairs.
         spans: Of each pair the (start, end) characters of its phrases.
-        out: How a phrase is taken out of its text.
+        out: How a phrase is taken out of its text, `targets.PhraseOut`.
 
     Raises:
         ValueError: The method does not explain images.
     """
     rows = [row for row, of_pair in enumerate(spans) for _ in of_pair]
     flat = [span for of_pair in spans for span in of_pair]
-    found, sizes = _explain_parts(method, batch, rows, WithoutPhrase(flat, out), "image")
+    found, sizes = _explain_parts(
+        method, batch, rows, WithoutPhrase(flat, out or "mean"), "image", None if out else AgainstAlike(flat)
+    )
     lost = np.full((1, 1), np.nan, dtype=np.float32)  # of a fit that came to no finite loss
     results: list[list[Phrase]] = [[] for _ in spans]
     for row, (start, end), a, effect in zip(rows, flat, found, sizes, strict=True):
         values = lost if a.image_map is None else a.image_map
         text = batch.pairs[row].text[start:end]
-        results[row].append(Phrase(text, (start, end), effect, values, _verdict(a, effect)))
+        results[row].append(Phrase(text, (start, end), effect, values, judge(a, "image")))
     return results
 
 
 def explain_regions(
-    method: AttributionMethod, batch: PairBatch, regions: Sequence[Sequence[np.ndarray]]
+    method: AttributionMethod, batch: PairBatch, regions: Sequence[Sequence[np.ndarray]], out: RegionOut = "blurred"
 ) -> list[list[Region]]:
     """Which words speak about each region of each picture; side by side, as `explain_phrases` does.
 
@@ -149,13 +162,14 @@ def explain_regions(
         method: Any.
         batch: The pairs.
         regions: Of each pair its regions, (H, W) bool in the pixels of its picture.
+        out: How a region is taken out of its picture, `targets.RegionOut`.
 
     Raises:
         ValueError: The method does not explain texts.
     """
     rows = [row for row, of_pair in enumerate(regions) for _ in of_pair]
     flat = [region for of_pair in regions for region in of_pair]
-    found, sizes = _explain_parts(method, batch, rows, WithoutRegion(flat), "text")
+    found, sizes = _explain_parts(method, batch, rows, WithoutRegion(flat, out), "text")
     results: list[list[Region]] = [[] for _ in regions]
     for row, region, a, effect in zip(rows, flat, found, sizes, strict=True):
         values = np.full(len(a.tokens), np.nan, dtype=np.float32) if a.text_map is None else a.text_map
@@ -164,9 +178,18 @@ def explain_regions(
 
 
 def _explain_parts(
-    method: AttributionMethod, batch: PairBatch, rows: list[int], target: Difference, modality: Modality
+    method: AttributionMethod,
+    batch: PairBatch,
+    rows: list[int],
+    target: Difference,
+    modality: Modality,
+    sharper: Target | None = None,
 ) -> tuple[list[Attribution], list[float]]:
-    """The results of these rows of a batch against a target, and the effect of each."""
+    """The results of these rows of a batch against a target, and the effect of each.
+
+    Where that and the other are above 0, they are explained against a sharper target, if there is one. The `score` of
+    the results is how far the clean pair points along what it is explained against, `image_score` what is left of it.
+    """
     if modality not in method.modalities:
         raise ValueError(
             f"Expected a method that explains the {modality} but got modalities={list(method.modalities)}. "
@@ -179,15 +202,21 @@ def _explain_parts(
     sizes = effects(backbone, many, directions)
     # What lowers the similarity is looked for where it does so.
     sign = rearrange(torch.where(sizes < 0, -1.0, 1.0), "b -> b 1")
-    aimed = many._replace(targets={m: sign * direction for m, direction in directions.items()})
-    return method.attribute(aimed), sizes.tolist()
+    targets = {m: sign * direction for m, direction in directions.items()}
+    if sharper is not None:
+        sharp = sharper.directions(backbone, many)
+        better = rearrange((sizes > 0) & (effects(backbone, many, sharp) > 0), "b -> b 1")
+        targets = {m: torch.where(better, sharp[m], direction) for m, direction in targets.items()}
+    clean = effects(backbone, many, targets).tolist()
+    results = method.attribute(many._replace(targets=targets))
+    return [
+        replace(a, score=size, **_through(a, modality)) for a, size in zip(results, clean, strict=True)
+    ], sizes.tolist()
 
 
-def _verdict(a: Attribution, effect: float) -> Verdict:
-    """Whether a phrase's map can be believed: the effect stands where the similarity of a whole pair does."""
-    along = a.history.get("image/relevance")
-    through = float("nan") if along is None else float(along[-1])
-    return judge(replace(a, score=abs(effect), image_score=through), "image")
+def _through(a: Attribution, modality: Modality) -> dict[str, Any]:
+    along = a.history.get(f"{modality}/relevance")
+    return {} if along is None else {f"{modality}_score": float(along[-1])}
 
 
 def phrases_of_each(phrases: Phrases | Sequence[Phrases], texts: Sequence[str]) -> list[Phrases]:
@@ -196,7 +225,7 @@ def phrases_of_each(phrases: Phrases | Sequence[Phrases], texts: Sequence[str]) 
     Raises:
         ValueError: A phrase is not in its text, or there are not as many lists as texts.
     """
-    if phrases == "auto" or all(_is_phrase(phrase) for phrase in phrases):
+    if phrases in KEYWORDS or all(_is_phrase(phrase) for phrase in phrases):
         each = [cast(Phrases, phrases)] * len(texts)
     else:
         each = list(cast(Sequence[Phrases], phrases))
@@ -206,7 +235,7 @@ def phrases_of_each(phrases: Phrases | Sequence[Phrases], texts: Sequence[str]) 
             "Remedy: one list of phrases for each pair."
         )
     for asked, text in zip(each, texts, strict=True):
-        if asked != "auto":
+        if asked not in KEYWORDS:
             find_spans(text, asked)
     return each
 
@@ -214,7 +243,7 @@ def phrases_of_each(phrases: Phrases | Sequence[Phrases], texts: Sequence[str]) 
 def _is_phrase(value: object) -> bool:
     if isinstance(value, tuple):
         return all(isinstance(character, int) for character in value)
-    return isinstance(value, str) and value != "auto"
+    return isinstance(value, str) and value not in KEYWORDS
 
 
 def foil_modality(against: ImageLike | Sequence[ImageLike]) -> Modality:

@@ -14,15 +14,18 @@ from typing import Any, ClassVar, Literal, cast, get_args
 
 import numpy as np
 import torch
-from einops import rearrange, reduce
+from einops import rearrange, reduce, repeat
 from PIL import Image, ImageFilter
 from torch import Tensor
 from torch.nn import functional as F
 
 from m2ib_lightning.backbones import Backbone
+from m2ib_lightning.backbones.towers import no_text
+from m2ib_lightning.checks import check_at_least
 from m2ib_lightning.losses import along
 from m2ib_lightning.methods.calibration import default_layer, find_priors
 from m2ib_lightning.methods.embed_alone import embed_alone
+from m2ib_lightning.methods.objective import token_table
 from m2ib_lightning.types import Box, Modality, PairBatch, Span
 
 PhraseOut = Literal["deleted", "neutral", "mean"]
@@ -35,6 +38,9 @@ replaced by their mean over data."""
 
 NEUTRAL = "thing"
 """What stands for a phrase that is replaced, and for all of a text of which nothing would be left."""
+
+ALIKE = 3
+"""Tokens that stand for a word in turn."""
 
 BLUR = 0.125
 """Standard deviation of the blur, in widths of the picture."""
@@ -133,11 +139,61 @@ class WithoutPhrase(Difference):
         with torch.no_grad():
             hidden = backbone.text.prefix(batch, "embeddings")
             out = torch.zeros_like(hidden.valid)
-            for row, ((start, end), spans) in enumerate(zip(self.spans, batch.spans, strict=True)):
-                for token, (first, last) in enumerate(spans):
-                    out[row, token] = first < end and last > start
+            for row, (span, spans) in enumerate(zip(self.spans, batch.spans, strict=True)):
+                out[row, covered(spans, span)] = True
             states = torch.where(rearrange(out, "b l -> b l 1"), prior.mean, hidden.states)
             return backbone.text.suffix(rearrange(states, "b l d -> 1 b l d"), hidden, "embeddings")[0]
+
+
+class AgainstAlike(Target):
+    """Against what else could stand in a phrase's place: where in the picture that phrase and nothing like it is.
+
+    Of each word w of the phrase, d_w = n(full) - mean_k n(full with w_k for w), w_1 to w_K the tokens whose embeddings
+    point most nearly where that of w does, from the mean of all: for "red" other colours, as the model itself has it. A
+    word of several tokens has none like it; it is put at the mean over data, as in `WithoutPhrase`.
+
+    t = d_w of the word that this picture contests most, that with the smallest <n(image), d_w>, of those that change
+    the text at least half as much as any of the phrase: of "a red crab" beside a blue one "red", whose likes are there.
+    The image is explained.
+
+    Args:
+        spans: Of the phrase, one for each pair of a batch.
+        count: K, at least 1.
+    """
+
+    def __init__(self, spans: Sequence[Span], count: int = ALIKE) -> None:
+        check_at_least("count", count, 1)
+        self.spans, self.count = list(spans), count
+
+    def directions(self, backbone: Backbone, batch: PairBatch) -> dict[Modality, Tensor]:
+        """(B, E), of the length of the difference."""
+        words = [word for row, span in enumerate(self.spans) for word in words_of(row, span, batch)]
+        rows = torch.tensor([row for row, _ in words], device=batch.input_ids.device)
+        changes = unit(backbone, "text", batch)[rows] - self._instead(backbone, batch, words)
+        lengths, falls = changes.norm(dim=-1), along(unit(backbone, "image", batch)[rows], changes)
+        chosen = []
+        for row in range(len(self.spans)):
+            own = (rows == row).nonzero()[:, 0]
+            telling = own[lengths[own] >= lengths[own].max() / 2]
+            chosen.append(int(telling[falls[telling].argmin()]))
+        return {"image": changes[chosen]}
+
+    def _instead(self, backbone: Backbone, batch: PairBatch, words: Sequence[tuple[int, Span]]) -> Tensor:
+        """(W, E) of each word what is in its place: a mean of embeddings of length 1."""
+        tokens = [covered(batch.spans[row], span) for row, span in words]
+        one = [index for index, found in enumerate(tokens) if len(found) == 1]
+        rows, places = [words[index][0] for index in one], [tokens[index][0] for index in one]
+        instead = unit_without(backbone, batch, [row for row, _ in words], [span for _, span in words])
+        if one:
+            alike = nearest_tokens(backbone, batch, batch.input_ids[rows, places], self.count)
+            ids = repeat(batch.input_ids[rows], "w l -> w k l", k=self.count).clone()
+            ids[torch.arange(len(one)), :, places] = alike
+            unseen = batch._replace(pixel_values=batch.pixel_values[:, :0], targets=None)
+            many = unseen.keep([row for row in rows for _ in range(self.count)])
+            many = many._replace(input_ids=rearrange(ids, "w k l -> (w k) l"))
+            found = F.normalize(backbone.embed("text", many).float(), dim=-1)
+            instead[one] = reduce(found, "(w k) e -> w e", "mean", k=self.count)
+        return instead
 
 
 class WithoutRegion(Difference):
@@ -175,6 +231,38 @@ class WithoutRegion(Difference):
                 content = (~hidden.special[row]).nonzero()[:, 0]
                 states[row, content[cells.to(content.device)]] = prior.mean
             return backbone.image.suffix(rearrange(states, "b l d -> 1 b l d"), hidden, layer)[0]
+
+
+def words_of(row: int, span: Span, batch: PairBatch) -> list[tuple[int, Span]]:
+    """The words of a span of a text, each with its row; all of the span if there is none."""
+    start, end = span
+    found = re.finditer(r"\w+", batch.pairs[row].text[start:end])
+    return [(row, (start + word.start(), start + word.end())) for word in found] or [(row, span)]
+
+
+def covered(spans: Sequence[Span], span: Span) -> list[int]:
+    """The tokens, of these (start, end) characters, that share a character with a span."""
+    start, end = span
+    return [token for token, (first, last) in enumerate(spans) if first < end and last > start]
+
+
+def unit_without(backbone: Backbone, batch: PairBatch, rows: Sequence[int], spans: Sequence[Span]) -> Tensor:
+    """(W, E) embeddings of length 1 of the texts of some rows, each without a span."""
+    return F.normalize(WithoutPhrase(spans).without(backbone, batch.keep(rows)).float(), dim=-1)
+
+
+def nearest_tokens(backbone: Backbone, batch: PairBatch, ids: Tensor, count: int) -> Tensor:
+    """(W, count) ids of the tokens most like tokens (W,), by the cosine of their embeddings less the mean of all.
+
+    Special tokens are like none: a head may look for them.
+    """
+    with torch.no_grad():
+        table = token_table(backbone, batch).float()
+        around = F.normalize(table - table.mean(0), dim=-1)
+        alike = around[ids] @ around.T
+        alike[:, batch.input_ids[no_text(batch)].unique()] = -torch.inf
+        alike.scatter_(1, rearrange(ids, "w -> w 1"), -torch.inf)
+        return alike.topk(count).indices
 
 
 def unit(backbone: Backbone, modality: Modality, batch: PairBatch) -> Tensor:

@@ -60,9 +60,9 @@ class Asked(NamedTuple):
     """What is asked of a pair beside its two maps.
 
     Attributes:
-        phrases: What to find in the picture: (start, end) characters of the text, or "auto" for the words that carry
-            most of it. In a reference also the words themselves, or a cell of a table with these as JSON or split by
-            semicolons.
+        phrases: What to find in the picture: (start, end) characters of the text, "auto" for the words that carry most
+            of it, or "words" for each. In a reference also the words themselves, or a cell of a table with these as
+            JSON or split by semicolons.
         against: A caption, or a picture or its file, that the pair is explained against.
         regions: What to find words for: boxes (left, top, right, bottom) in pixels, or masks (H, W).
     """

@@ -102,3 +102,14 @@ def test_every_method_answers_what_is_asked():
     pair = Pair("a", scene.image, scene.caption, asked=Asked([scene.spans[0]], regions=[scene.objects[0].box]))
     (found,) = Saliency(backbone).explain(backbone.preprocess_pairs([pair]))
     assert found.phrases[0].text == scene.objects[0].name and len(found.regions[0].text_map) == len(found.tokens)
+
+
+def test_the_matrix_of_words_and_patches_has_a_row_for_each_word():
+    scene = make_scene(7, objects=("cat", "key"))
+    (a,) = explain(scene.image, "a cat and a banana", phrases="words", noise_samples=2)
+    words, matrix = a.word_patch_matrix()
+    assert words == ["a", "cat", "and", "a", "banana"] and matrix.shape == (5, 8, 8)
+    # The cat is there, the banana is not.
+    assert matrix[1].min() >= 0 and matrix[4].max() <= 0 and matrix[4].min() < 0
+    row, column = np.unravel_index(matrix[1].argmax(), (8, 8))
+    assert (scene.labels[12 * row : 12 * row + 12, 12 * column : 12 * column + 12] == 0).any()

@@ -12,6 +12,7 @@ import torch
 from m2ib_lightning import AttributionStore, explain, load_backbone, suggest_settings
 from m2ib_lightning.backbones.huggingface import HuggingFaceBackbone
 from m2ib_lightning.data import make_scene
+from m2ib_lightning.methods import Saliency
 from tests.pages import PAGES, block, blocks, name
 
 # As the installed `m2ib` starts: the folder of the script is on the path, that of the call is not.
@@ -21,7 +22,12 @@ M2IB = "import sys; sys.path.remove(''); from m2ib_lightning.cli import main; ma
 RECIPES = {
     "class FewTokens": "m2ib_lightning/losses/README.md",
     "class Brightness": "m2ib_lightning/methods/README.md",
+<<<<<<< HEAD
     "class StrongOnTruth": "m2ib_lightning/metrics/README.md",
+=======
+    "class Sharpened": "m2ib_lightning/methods/README.md",
+    "class CoveredShare": "m2ib_lightning/metrics/README.md",
+>>>>>>> 9fcf010 (Explain a phrase against what could stand in its place, each word of a text, and a page on targets)
     "m2ib.compare": "m2ib_lightning/metrics/README.md",
     "class MyBackbone": "m2ib_lightning/backbones/README.md",
     "AttributionStore": "m2ib_lightning/store/README.md",
@@ -114,3 +120,14 @@ def test_the_backbone_of_its_page_reads_a_model_as_the_package_does():
     assert torch.equal(mine.embed("text", batch), ours.embed("text", batch))
     (result,) = explain(make_scene(0).image, "a cat", mine, steps=2)
     assert result.settings["backbone"] == "mine"
+
+
+def test_the_target_of_its_page_is_what_a_pair_is_explained_against():
+    made: dict[str, Any] = {}
+    exec(recipe("class Sharpened"), made)
+    backbone, scenes = load_backbone("embedded"), [make_scene(60_000 + i) for i in range(3)]
+    batch = made["Sharpened"]().aim(
+        backbone, backbone.preprocess([s.image for s in scenes], [s.caption for s in scenes])
+    )
+    torch.testing.assert_close(batch.targets["image"].sum(0), torch.zeros(128), atol=1e-5, rtol=0)
+    assert all(a.text_map is None for a in Saliency(backbone).attribute(batch))

@@ -7,10 +7,21 @@ from m2ib_lightning import AttributionStore, explain, load_backbone
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.data import make_scene
+from m2ib_lightning.data.scene_kinds import COLOURS
 from m2ib_lightning.methods import M2IB, Occlusion, Saliency
 from m2ib_lightning.phrases import explain_phrases, find_spans, phrases_of_each, strongest_phrases
 from m2ib_lightning.store.parts import Provenance
-from m2ib_lightning.targets import Against, OtherModality, WithoutPhrase, WithoutRegion, box_region, cells_of, effects
+from m2ib_lightning.targets import (
+    Against,
+    AgainstAlike,
+    OtherModality,
+    WithoutPhrase,
+    WithoutRegion,
+    box_region,
+    cells_of,
+    effects,
+    nearest_tokens,
+)
 from m2ib_lightning.types import Pair, PairBatch
 from tests.made import attribution
 
@@ -206,3 +217,28 @@ def test_phrases_are_of_all_pairs_or_of_each():
     assert phrases_of_each(["key"], texts) == [["key"], ["key"]]
     assert phrases_of_each([["cat"], "auto"], texts) == [["cat"], "auto"]
     assert phrases_of_each("auto", texts) == ["auto", "auto"]
+
+
+def test_what_could_stand_in_place_of_a_colour_are_the_other_colours(embedded):
+    scene = make_scene(60_003, kind="attribute")
+    text = f"a {scene.objects[0].colour} {scene.objects[0].name}"
+    batch = embedded.preprocess_pairs([Pair("a", scene.image, text)])
+    token = batch.spans[0].index((2, 2 + len(scene.objects[0].colour)))
+    alike = nearest_tokens(embedded, batch, batch.input_ids[:, token], 3)
+    others = {colour for colour in COLOURS if colour != scene.objects[0].colour}
+    expected = torch.cat([embedded.preprocess([scene.image], [f"a {c}"]).input_ids[:, -2] for c in sorted(others)])
+    assert set(alike[0].tolist()) == set(expected.tolist())
+
+
+def test_a_phrase_is_explained_by_the_word_that_its_picture_contests(embedded):
+    # A crab is there in two colours: what tells the named one from the other is its colour, not that it is a crab.
+    scene = make_scene(60_003, kind="attribute")
+    colour, name = scene.objects[0].colour, scene.objects[0].name
+    text = f"a {colour} {name}"
+    batch = embedded.preprocess_pairs([Pair("a", scene.image, text)])
+    found = AgainstAlike([(2, len(text))]).directions(embedded, batch)["image"][0]
+    others = [library_text(embedded, f"a {other} {name}") for other in COLOURS if other != colour]
+    expected = library_text(embedded, text) - torch.stack(others).mean(0)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    alone = AgainstAlike([(2 + len(colour) + 1, len(text))]).directions(embedded, batch)["image"][0]
+    assert torch.cosine_similarity(alone, expected, dim=0) < 0.5

@@ -55,8 +55,8 @@ class OneLineParser(LightningArgumentParser):
     def add_phrases(self) -> None:
         """Add the option that asks for phrases; call it where the pairs have been added as "data"."""
         self.add_argument(
-            "--phrases", type=Literal["auto", "truth"] | list[str] | None, default=None,
-            help="What of the texts to find in the pictures: auto, [crab,tree], or truth; or a column 'phrases'.",
+            "--phrases", type=Literal["auto", "words", "truth"] | list[str] | None, default=None,
+            help="What of the texts to find in the pictures: auto, words, [crab,tree], or truth.",
         )  # fmt: skip
         self.link_arguments("phrases", "data.phrases")
 

@@ -9,9 +9,12 @@ from typing import Any, Literal
 from m2ib_lightning.parts import find_spans, is_in
 from m2ib_lightning.types import Asked, BadPair, Pair, Span
 
-Wanted = Literal["auto", "truth"] | Sequence[str] | None
-"""Phrases that are asked of every pair: "auto", those of a list that its text has, or those that its truth knows, with
-the regions that they name."""
+KEYWORDS = ("auto", "words")
+"""What stands for phrases that depend on the text: the words that carry most of it, or each of its words."""
+
+Wanted = Literal["auto", "words", "truth"] | Sequence[str] | None
+"""Phrases that are asked of every pair: "auto", "words", those of a list that its text has, or those that its truth
+knows, with the regions that they name."""
 
 
 def ask_all(pairs: Sequence[Pair | BadPair], phrases: Wanted = None) -> list[Pair | BadPair]:
@@ -19,7 +22,7 @@ def ask_all(pairs: Sequence[Pair | BadPair], phrases: Wanted = None) -> list[Pai
 
     Args:
         pairs: A batch.
-        phrases: "auto", or phrases, of which each pair is asked for those that its text has; or "truth".
+        phrases: "auto", "words", or phrases, of which each pair is asked for those that its text has; or "truth".
     """
     if phrases is None:
         return list(pairs)
@@ -31,12 +34,13 @@ def ask_all(pairs: Sequence[Pair | BadPair], phrases: Wanted = None) -> list[Pai
     ]
 
 
-def _asked_for(pair: Pair, phrases: Literal["auto", "truth"] | Sequence[str]) -> Asked:
+def _asked_for(pair: Pair, phrases: Literal["auto", "words", "truth"] | Sequence[str]) -> Asked:
     if phrases == "truth":
         named = [part for part in pair.truth.parts if part.span is not None and part.mask.any()]
         return pair.asked._replace(phrases=[part.span for part in named], regions=[part.mask for part in named])
-    there = phrases if phrases == "auto" else [phrase for phrase in phrases if is_in(phrase, pair.text)]
-    return pair.asked._replace(phrases=there if there == "auto" else find_spans(pair.text, there))
+    if isinstance(phrases, str):
+        return pair.asked._replace(phrases=phrases)
+    return pair.asked._replace(phrases=find_spans(pair.text, [p for p in phrases if is_in(p, pair.text)]))
 
 
 def read_asked(asked: Asked, text: str) -> Asked:
@@ -53,11 +57,11 @@ def read_asked(asked: Asked, text: str) -> Asked:
         phrases = phrases.strip()
         if phrases.startswith("["):
             phrases = _json(phrases)
-        elif phrases != "auto":
+        elif phrases not in KEYWORDS:
             phrases = [phrase.strip() for phrase in phrases.split(";") if phrase.strip()]
     if not phrases:
         phrases = None
-    elif phrases != "auto":
+    elif not isinstance(phrases, str):
         phrases = find_spans(text, [phrase if isinstance(phrase, str) else _span(phrase) for phrase in phrases])
     if isinstance(against, str) and not against.strip():
         against = None

@@ -52,8 +52,8 @@ class PairDataModule(LightningDataModule):
         against_column: Column with a caption, or the bytes of a picture, that the pair is explained against: why this
             one and not that one. The same.
         phrases: What to find in the pictures of pairs whose cells do not say so: "auto", the words that carry most of a
-            text; phrases, of which each pair is asked for those that its text has; or for `test` "truth", the phrases
-            that ground truth knows, and words for the regions that they name.
+            text; "words", each; phrases, of which each pair is asked for those that its text has; or, for `test`,
+            "truth", the phrases that ground truth knows, and words for the regions that they name.
         scenes: So many composed scenes instead of files.
         scene_seed: Seed of the first scene; the following ones count up.
         scene_objects: Objects that each scene shows; 3 by default, of the kind "two_of_four" 4.
@@ -88,7 +88,7 @@ class PairDataModule(LightningDataModule):
         spans_column: str = "spans",
         phrases_column: str = "phrases",
         against_column: str = "against",
-        phrases: Literal["auto", "truth"] | list[str] | None = None,
+        phrases: Literal["auto", "words", "truth"] | list[str] | None = None,
         scenes: int | None = None,
         scene_seed: int = 0,
         scene_objects: int | None = None,

@@ -187,6 +187,7 @@ class _TokenEmbeddings(TorchFunctionMode):
         super().__init__()
         self.ids, self.other = ids, other
         self.found: list[Tensor] = []
+        self.table: Tensor | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -196,7 +197,24 @@ class _TokenEmbeddings(TorchFunctionMode):
         if indices.shape != self.ids.shape or not torch.equal(indices, self.ids):
             return out
         self.found.append(out)
+        self.table = args[1] if len(args) > 1 else kwargs["weight"]
         return out if self.other is None else self.other
+
+
+def token_table(backbone: Backbone, batch: PairBatch) -> Tensor:
+    """(V, d) the embeddings of all tokens, as the model looks up those of a batch; no gradient.
+
+    Raises:
+        ValueError: It does not look them up in one `torch.nn.Embedding`.
+    """
+    with torch.no_grad(), _TokenEmbeddings(batch.input_ids, None) as mode:
+        backbone.text.prefix(batch, "embeddings")
+    if mode.table is None:
+        raise ValueError(
+            "Expected a text tower that looks its tokens up in one `torch.nn.Embedding` but saw no lookup. "
+            "Remedy: explain phrases by `WithoutPhrase`."
+        )
+    return mode.table.detach()
 
 
 @contextlib.contextmanager
