@@ -22,12 +22,8 @@ M2IB = "import sys; sys.path.remove(''); from m2ib_lightning.cli import main; ma
 RECIPES = {
     "class FewTokens": "m2ib_lightning/losses/README.md",
     "class Brightness": "m2ib_lightning/methods/README.md",
-<<<<<<< HEAD
     "class StrongOnTruth": "m2ib_lightning/metrics/README.md",
-=======
     "class Sharpened": "m2ib_lightning/methods/README.md",
-    "class CoveredShare": "m2ib_lightning/metrics/README.md",
->>>>>>> 9fcf010 (Explain a phrase against what could stand in its place, each word of a text, and a page on targets)
     "m2ib.compare": "m2ib_lightning/metrics/README.md",
     "class MyBackbone": "m2ib_lightning/backbones/README.md",
     "AttributionStore": "m2ib_lightning/store/README.md",

@@ -41,7 +41,8 @@ class RefCOCO(HuggingFace):
                 )
             region: Region = Polygon(outline) if outline else coco_box(box)
             for number, text in enumerate(expressions):
-                yield pair._replace(id=f"{pair.id}-{number}", text=text, truth=TruthReference([region]))
+                truth = TruthReference([region], parts=[((0, len(text)), [region])])
+                yield pair._replace(id=f"{pair.id}-{number}", text=text, truth=truth)
 
     def count(self) -> None:
         """Not known: an object has several expressions."""
