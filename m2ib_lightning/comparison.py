@@ -8,7 +8,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch import Callback, Trainer
@@ -20,9 +19,7 @@ from m2ib_lightning.evaluation import Comparison, Protocol, standard_metrics
 from m2ib_lightning.files import replacing
 from m2ib_lightning.methods import AttributionMethod
 from m2ib_lightning.metrics import PairMetric
-
-Precision = Literal["32-true", "bf16-mixed"]
-"""What methods compute in; scores are in float32 always."""
+from m2ib_lightning.precision import Precision, precision_on
 
 
 def compare(
@@ -31,7 +28,7 @@ def compare(
     folder: str | Path,
     metrics: Sequence[PairMetric] | None = None,
     protocol: Protocol | None = None,
-    precision: Precision = "32-true",
+    precision: Precision | None = None,
     progress: Callable[[str], Sequence[Callback]] = lambda label: (),
     accelerator: str = "auto",
 ) -> Comparison:
@@ -47,7 +44,7 @@ def compare(
             `AttributionStore`, and `<method>/scores.parquet`.
         metrics: What is measured; `standard_metrics()` by default.
         protocol: How inputs are masked.
-        precision: What the methods compute in.
+        precision: What the methods compute in; bfloat16 on a GPU and float32 elsewhere by default.
         progress: Given a method's label, callbacks that show how far it is.
         accelerator: What the Trainer computes on: "auto", "cpu", "gpu".
 
@@ -71,7 +68,7 @@ def compare(
             trainer = Trainer(
                 accelerator=accelerator,
                 devices=1,
-                precision=precision,
+                precision=precision or precision_on(accelerator),
                 callbacks=[*shown, writer],
                 logger=False,
                 enable_checkpointing=False,

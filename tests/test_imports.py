@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "m2ib_lightning"
 LAYERS = [
-    {"version", "errors", "types", "names", "checks", "files", "printable"},
+    {"version", "errors", "types", "names", "checks", "files", "printable", "precision"},
     {"parts"},
     {"verdict", "attribution", "display", "prior", "losses", "metrics", "backbones", "contracts"},
     {"bottleneck"},

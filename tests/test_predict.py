@@ -114,7 +114,7 @@ def test_a_finished_folder_has_nothing_left_to_do(undisturbed, capsys):
         ("--maps=float16", r"(maps: float32 there, float16 now)"),
         ("--model.steps=4", r"(model.steps: 3 there, 4 now)"),
         ("--model.noise_samples=3", r"(model.noise_samples: 2 there, 3 now)"),
-        ("--trainer.precision=bf16-mixed", r"(precision: null there, bf16-mixed now)"),
+        ("--trainer.precision=bf16-mixed", r"(precision: 32-true there, bf16-mixed now)"),
         ("--model=RandomMap", r"model.class_path: m2ib_lightning.M2IB there, m2ib_lightning"),
     ],
 )

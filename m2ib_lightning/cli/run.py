@@ -34,6 +34,7 @@ from m2ib_lightning.evaluation import Protocol
 from m2ib_lightning.methods import M2IB, AttributionMethod
 from m2ib_lightning.metrics import PairMetric
 from m2ib_lightning.names import parameters, subclasses
+from m2ib_lightning.precision import precision_on
 from m2ib_lightning.store.rows import Precision
 
 TRAINER_VERBS = {
@@ -224,6 +225,8 @@ class M2IBCLI(LightningCLI):
             config["return_predictions"] = False  # they are written; kept, they would fill the memory
         if config["trainer"]["default_root_dir"] is None:
             config["trainer"]["default_root_dir"] = config["output"]
+        if config["trainer"]["precision"] is None:
+            config["trainer"]["precision"] = precision_on(config["trainer"]["accelerator"])
         settle_loggers(config["trainer"]["logger"], config["output"])
         if verb == "fit" and config["checkpoint"]["dirpath"] is None:
             config["checkpoint"]["dirpath"] = str(Path(config["output"]) / "checkpoints")

@@ -11,11 +11,11 @@ from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-define
 from lightning.pytorch.cli import LightningArgumentParser
 
 from m2ib_lightning.cli.parser import OneLineParser
-from m2ib_lightning.comparison import Precision
 from m2ib_lightning.data import PairDataModule
 from m2ib_lightning.methods import AttributionMethod
 from m2ib_lightning.metrics import PairMetric
 from m2ib_lightning.names import subclasses
+from m2ib_lightning.precision import Precision, precision_on
 
 METHODS = ("M2IB", "GradCAM", "Saliency", "IntegratedGradients", "Chefer", "GradECLIP", "LeGrad")
 """What is compared by default: methods that need a second or less for a pair."""
@@ -49,7 +49,10 @@ def add_arguments(parser: LightningArgumentParser) -> None:
         "--protocol", type=Literal["corrected", "as_released"], default="corrected",
         help="How inputs are masked; as_released repeats the released scripts, for published numbers.",
     )  # fmt: skip
-    parser.add_argument("--precision", type=Precision, default="32-true", help="What methods compute in.")
+    parser.add_argument(
+        "--precision", type=Precision | None, default=None,
+        help="What methods compute in; bfloat16 on a GPU and float32 elsewhere by default.",
+    )  # fmt: skip
     parser.add_argument("--accelerator", default="auto", help="What they compute on, as of --trainer.accelerator.")
     parser.add_lightning_class_args(PairDataModule, "data")
     parser.set_defaults({"data.batch_size": 20})
@@ -86,15 +89,16 @@ def run(parser: LightningArgumentParser, config: Namespace) -> None:
     if against not in labels:
         raise ValueError(f"Expected --against of {', '.join(labels)} but got {against}. Remedy: choose one of these.")
     metrics = (standard_metrics() if made.metrics is None else made.metrics) + sanity_metrics() * made.sanity
+    precision = made.precision or precision_on(made.accelerator)
     started = time.perf_counter()
     found = compare(
-        methods, data, folder, metrics, Protocol(name=made.protocol), made.precision,
+        methods, data, folder, metrics, Protocol(name=made.protocol), precision,
         lambda label: [PairProgress(label)], made.accelerator,
     )  # fmt: skip
     console = Console()
     for table in comparison_tables(found, console.width) + difference_tables(found, against, console.width):
         console.print(table)
-    caption = f"{made.backbone}, {_described(data)}; explained in {made.precision}; {found.protocol.caption}."
+    caption = f"{made.backbone}, {_described(data)}; explained in {precision}; {found.protocol.caption}."
     pairs = [read_pair(data.pairs[i]) for i in range(min(SHOWN, len(data)))]
     save_comparison_page(found, folder / "comparison.html", against, caption, make_examples(found, pairs))
     console.print(f"{caption}\n{time.perf_counter() - started:.0f} s", highlight=False)
