@@ -1,5 +1,7 @@
 import json
 import os
+import threading
+import time
 
 import duckdb
 import numpy as np
@@ -280,6 +282,7 @@ def test_parts_of_a_process_are_counted_apart_from_those_of_the_others(tmp_path)
     ]:
         writer = PartWriter(store, MADE, rank=rank, seconds=0)
         writer.add([attribution(id=name)])
+        writer.flush()
         assert (tmp_path / f"part-0000{name}.parquet").is_file(), name
     assert len(store) == 6
 
@@ -289,17 +292,42 @@ def test_pairs_are_written_in_parts_of_a_size_and_what_is_left_at_the_end(tmp_pa
     writer = PartWriter(store, MADE, rank=2, pairs=3, seconds=1e9)
     for i in range(7):
         writer.add([attribution(id=str(i))])
-    assert len(store) == 6
     writer.flush()
     writer.flush()
     assert [a.id for a in store] == list("0123456")
     assert [part.name for part in store.parts] == [f"part-00002-00000{i}.parquet" for i in range(3)]
+    assert [pq.read_metadata(part).num_rows for part in store.parts] == [3, 3, 1]
 
 
 def test_a_part_is_written_when_its_time_has_come(tmp_path):
     writer = PartWriter(AttributionStore(tmp_path), MADE, seconds=0)
     writer.add([attribution()])
+    deadline = time.monotonic() + 60
+    while not len(writer.store) and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert len(writer.store) == 1
+
+
+def test_pairs_are_taken_while_a_part_is_written_and_its_failure_is_said_by_the_next_call(tmp_path, monkeypatch):
+    from m2ib_lightning.store import writer as module
+
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*arguments):
+        begun.set()
+        assert go_on.wait(60)
+        raise StoreError("no space")
+
+    writer = PartWriter(AttributionStore(tmp_path), MADE, pairs=1, seconds=1e9)
+    with monkeypatch.context() as full:
+        full.setattr(module, "write_table", slow)
+        writer.add([attribution(id="a")])
+        assert begun.wait(60)
+        go_on.set()
+        with pytest.raises(StoreError, match="no space"):
+            writer.add([attribution(id="b")])
+    writer.flush()
+    assert [a.id for a in writer.store] == ["a", "b"]
 
 
 def test_an_interruption_just_after_a_part_has_its_name_doubles_no_pair(tmp_path, monkeypatch):

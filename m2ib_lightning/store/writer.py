@@ -1,9 +1,10 @@
-"""Gathers finished pairs and writes them in parts of a useful size."""
+"""Gathers finished pairs and writes them in parts of a useful size, while the next ones are computed."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from m2ib_lightning.attribution import Attribution
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 class PartWriter:
     """Appends to a store in parts of `pairs` pairs, or of what there is after `seconds`.
 
-    A process that is killed loses what it has not written, no more than that. Small parts lose less, large ones are
-    read faster: a million pairs are 2,000 parts of 512.
+    A part is written by a thread of its own; `flush` waits for it. A process that is killed loses what it has not
+    written, no more than that. Small parts lose less, large ones are read faster: a million pairs are 2,000 parts of
+    512.
 
     Args:
         store: Where to.
@@ -44,22 +46,27 @@ class PartWriter:
         self.pairs, self.seconds = pairs, seconds
         # As tables: thousands of small arrays between a batch's large ones would cut the memory into pieces.
         self.waiting: list[pa.Table] = []
+        self._thread = ThreadPoolExecutor(1, "part-writer")
+        self._writing: Future[None] | None = None
+        self._count = 0  # of the tables that are being written; they wait until they are
         self._path = store.next_part(rank)
         self._begun = time.monotonic()
 
     def add(self, results: Sequence[Attribution | BadPair], fingerprints: Mapping[str, str] | None = None) -> None:
-        """Take results; write a part if it is time to.
+        """Take results; begin to write a part if it is time to.
 
         Args:
             results: In any order.
             fingerprints: Of their images, by the pair's id.
 
         Raises:
-            StoreError: The part cannot be written. The results wait for the next try.
+            StoreError: The part before could not be written. The results wait for the next try.
         """
         self.waiting.append(to_table(results, self.precision, fingerprints))
-        if sum(map(len, self.waiting)) >= self.pairs or time.monotonic() - self._begun >= self.seconds:
-            self.flush()
+        if self._writing is not None and self._writing.done():
+            self._end()
+        if sum(map(len, self.waiting[self._count :])) >= self.pairs or time.monotonic() - self._begun >= self.seconds:
+            self._begin()
 
     def flush(self) -> None:
         """Write what waits. An interrupted call may be made again: no pair is lost and none is written twice.
@@ -67,17 +74,36 @@ class PartWriter:
         Raises:
             StoreError: The part cannot be written. The results wait for the next try.
         """
+        self._begin()
+        self._end()
+
+    def _begin(self) -> None:
+        self._end()
+        self._count, self._begun = len(self.waiting), time.monotonic()
+        if self.waiting:
+            self._writing = self._thread.submit(self._write, list(self.waiting))
+
+    def _end(self) -> None:
+        """Wait for the part that is being written."""
+        writing, count = self._writing, self._count
+        if writing is None:
+            return
+        try:
+            writing.result()
+        finally:
+            if writing.done():  # not where the wait itself was interrupted
+                left = self.waiting[count:] if writing.exception() is None else self.waiting
+                self._writing, self._count, self.waiting = None, 0, left
+
+    def _write(self, tables: list[pa.Table]) -> None:
         import pyarrow as pa
 
-        if self.waiting:
-            rows = pa.concat_tables(self.waiting)
-            if self._path.exists() and not self._is_mine(rows):
-                self._path = self.store.next_part(self.rank)
-            if not self._path.exists():
-                write_table(self._path, rows, self.provenance)
-        self.waiting = []
+        rows = pa.concat_tables(tables)
+        if self._path.exists() and not self._is_mine(rows):
+            self._path = self.store.next_part(self.rank)
+        if not self._path.exists():
+            write_table(self._path, rows, self.provenance)
         self._path = self.store.next_part(self.rank)
-        self._begun = time.monotonic()
 
     def _is_mine(self, rows: pa.Table) -> bool:
         """Whether the part under the next name is these rows, from a call that was interrupted after it wrote them."""
