@@ -161,10 +161,11 @@ def check_backbone(backbone: Backbone) -> None:
                 "`model.float()`; for speed --trainer.precision bf16-mixed", verb="have",
             )  # fmt: skip
     height, width = backbone.image_size
-    batch = called(backbone, backbone.preprocess, [Image.new("RGB", (width, height), "grey")], ["a"])
+    batch = called(backbone, backbone.read, [Image.new("RGB", (width, height), "grey")], ["a"])
     if len(batch.pairs) != 1:
         remedy = "make them by `unnamed_pairs` of backbones/base.py"
-        raise _fault(backbone, "a batch with its `pairs`", f"{len(batch.pairs)}", remedy, backbone.preprocess)
+        raise _fault(backbone, "a batch with its `pairs`", f"{len(batch.pairs)}", remedy, backbone.read)
+    batch = batch.to(backbone.device)
     widths = [_embedding_width(backbone, "image", batch), _embedding_width(backbone, "text", batch)]
     if widths[0] != widths[1]:
         raise _fault(backbone, "embeddings of one width", f"{widths}", "end both towers with their projections")

@@ -6,9 +6,10 @@ embedding, H W pixels, gh gw cells of the image grid.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -149,6 +150,22 @@ class PairBatch(NamedTuple):
             return field[list(rows)] if isinstance(field, Tensor) else tuple(field[i] for i in rows if field)
 
         return self._replace(**{name: kept(field) for name, field in self._asdict().items()})
+
+    def to(self, device: torch.device) -> PairBatch:
+        """The batch on a device; what is in pinned memory goes to a GPU while the processor goes on."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
+
+    def pin_memory(self) -> PairBatch:
+        """The batch in memory that a GPU reads by itself."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> PairBatch:
+        return self._replace(
+            pixel_values=change(self.pixel_values),
+            input_ids=change(self.input_ids),
+            attention_mask=change(self.attention_mask),
+            targets=self.targets and {modality: change(target) for modality, target in self.targets.items()},
+        )
 
     def distinct(self) -> tuple[PairBatch, list[int]]:
         """The batch with each of its `pairs` once, and for each row the one that it has there.

@@ -323,5 +323,5 @@ def test_every_family_of_the_package_keeps_the_contract(family, tmp_path):
 def test_a_model_is_read_once_for_its_contract(embedded, monkeypatch):
     mine = CLIPBackbone(embedded.model, embedded.processor, "mine")
     M2IB(mine, prior="unit").prepare()
-    monkeypatch.setattr(CLIPBackbone, "preprocess", lambda *given: pytest.fail("read again"))
+    monkeypatch.setattr(CLIPBackbone, "read", lambda *given: pytest.fail("read again"))
     M2IB(mine, prior="unit").prepare()

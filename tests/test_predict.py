@@ -189,14 +189,14 @@ def test_a_pair_that_the_model_cannot_read_is_bad_and_the_others_of_its_batch_ar
 
     method = M2IB(load_backbone("embedded"), steps=1, noise_samples=1)
     method._trainer = type("Trainer", (), {"datamodule": Recording})  # what predict_step asks
-    original = method.backbone.preprocess_pairs
+    original = method.backbone.read_pairs
 
     def picky(pairs):
         if any(pair.text == "odd" for pair in pairs):
             raise ValueError("Expected a text but got an odd one. Remedy: another.")
         return original(pairs)
 
-    method.backbone.__dict__["preprocess_pairs"] = picky
+    method.backbone.__dict__["read_pairs"] = picky
     image = make_scene(0).image
     unread = BadPair("0", "", "x.png", "gone")
     batch = [unread, Pair("1", image, "a cat"), Pair("2", image, "odd"), Pair("3", image, "a key")]

@@ -113,9 +113,13 @@ class Backbone(nn.Module, ABC):
         self.model = model.requires_grad_(False).eval()
         self.name = name
 
-    @abstractmethod
     def preprocess(self, images: Sequence[Image.Image], texts: Sequence[str]) -> PairBatch:
-        """Read pairs as the model was trained to.
+        """`read`, on the device of the model."""
+        return self.read(images, texts).to(self.device)
+
+    @abstractmethod
+    def read(self, images: Sequence[Image.Image], texts: Sequence[str]) -> PairBatch:
+        """Read pairs as the model was trained to, in the processor's memory: a worker may do it.
 
         Args:
             images: Pictures of any mode and size.
@@ -129,8 +133,12 @@ class Backbone(nn.Module, ABC):
         """
 
     def preprocess_pairs(self, pairs: Sequence[Pair]) -> PairBatch:
-        """The same for pairs as read from data."""
-        batch = self.preprocess([pair.image for pair in pairs], [pair.text for pair in pairs])
+        """`preprocess` for pairs as read from data."""
+        return self.read_pairs(pairs).to(self.device)
+
+    def read_pairs(self, pairs: Sequence[Pair]) -> PairBatch:
+        """`read` for pairs as read from data."""
+        batch = self.read([pair.image for pair in pairs], [pair.text for pair in pairs])
         return batch._replace(pairs=tuple(pairs))
 
     def tower(self, modality: Modality) -> Tower:

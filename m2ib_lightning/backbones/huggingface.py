@@ -57,16 +57,15 @@ class HuggingFaceBackbone(Backbone):
         said = getattr(self.processor, "text_kwargs", None) or {}
         return min(positions, self.processor.tokenizer.model_max_length, said.get("max_length", positions))
 
-    def preprocess(self, images: Sequence[Image.Image], texts: Sequence[str]) -> PairBatch:
+    def read(self, images: Sequence[Image.Image], texts: Sequence[str]) -> PairBatch:
         """Resize, crop and normalise the images; cut the texts into tokens, up to the model's limit."""
         check_texts(images, texts)
         pixels, views = self.read_images(images)
         read = read_texts(self.processor.tokenizer, texts, self.text.length, self.name, self.text.reads_padding)
-        device = self.device
         return PairBatch(
-            pixel_values=pixels.to(device),
-            input_ids=read.input_ids.to(device),
-            attention_mask=read.attention_mask.to(device),
+            pixel_values=pixels,
+            input_ids=read.input_ids,
+            attention_mask=read.attention_mask,
             views=views,
             tokens=read.tokens,
             spans=read.spans,

@@ -43,7 +43,7 @@ class OpenClipBackbone(Backbone):
             text.prefix_tokens = 1  # BOS
         self.text, self.limit = text, min(text.limit, tokenizer.context_length or text.limit)
 
-    def preprocess(self, images: Sequence[Image.Image], texts: Sequence[str]) -> PairBatch:
+    def read(self, images: Sequence[Image.Image], texts: Sequence[str]) -> PairBatch:
         """Resize, crop and normalise the images; cut the texts into tokens, up to the model's limit."""
         check_texts(images, texts)
         trimmed = [trim(image.convert("RGB"), SimpleNamespace(do_center_crop=True)) for image in images]
@@ -51,9 +51,9 @@ class OpenClipBackbone(Backbone):
             trimmed = [(image.convert("RGB"), (0.0, 0.0, 1.0, 1.0)) for image in images]
         read = self._read_texts(texts)
         return PairBatch(
-            pixel_values=torch.stack([self.transform(image) for image, _ in trimmed]).to(self.device),
-            input_ids=read.input_ids.to(self.device),
-            attention_mask=read.attention_mask.to(self.device),
+            pixel_values=torch.stack([self.transform(image) for image, _ in trimmed]),
+            input_ids=read.input_ids,
+            attention_mask=read.attention_mask,
             views=tuple(within(kept, self._view(*image.size)) for image, kept in trimmed),
             tokens=read.tokens,
             spans=read.spans,

@@ -143,7 +143,7 @@ def patch_grid(batch: PairBatch, side: int) -> tuple[int, int]:
 
 def no_text(batch: PairBatch) -> Tensor:
     """(B, L) bool, the tokens that stand for no character of their text: special tokens and padding."""
-    special = torch.ones_like(batch.input_ids, dtype=torch.bool)
+    special = torch.ones(batch.input_ids.shape, dtype=torch.bool)
     for row, spans in zip(special, batch.spans, strict=True):
         row[: len(spans)] = torch.tensor([span == (0, 0) for span in spans])
-    return special
+    return special.to(batch.input_ids.device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -9,16 +11,16 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.data.asked import ask_all
 from m2ib_lightning.data.changes import changed_pairs
 from m2ib_lightning.data.columns import Columns
 from m2ib_lightning.data.composed import Scenes
 from m2ib_lightning.data.images import MAX_PIXELS
-from m2ib_lightning.data.loading import KeptPairs, PairStream
+from m2ib_lightning.data.loading import KeptPairs, PairStream, Reader, quiet_tokenizers
 from m2ib_lightning.data.pairs import GivenPairs, PairSource, Reference, check_all, list_pairs
 from m2ib_lightning.data.scene_kinds import Kind
 from m2ib_lightning.data.sources import open_source
-from m2ib_lightning.types import BadPair, Pair
 
 
 class PairDataModule(LightningDataModule):
@@ -62,7 +64,8 @@ class PairDataModule(LightningDataModule):
             clutter (behind the objects), relation ("a crab left of a strawberry"), attribute ("a red crab", and a blue
             one is there too), or hard (all of it and more, see `hard_scenes`).
         batch_size: Pairs that are explained at once. Does not change the result.
-        num_workers: Processes that read pairs ahead; 0 reads them in the main process.
+        num_workers: Processes that read pairs ahead, and preprocess them for `predict`; 0 leaves that to the main one.
+            By default 0, and for `predict` on a GPU up to 8.
         on_error: Whether `predict` records a pair that cannot be read (a `BadPair` in its batch) and goes on, or stops.
         max_pixels: Image files of more are reduced while they are read where their format allows it (JPEG); others are
             bad pairs.
@@ -95,7 +98,7 @@ class PairDataModule(LightningDataModule):
         scene_named: int | None = None,
         scene_kind: Kind = "plain",
         batch_size: int = 8,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         on_error: Literal["record", "stop"] = "record",
         max_pixels: int = MAX_PIXELS,
     ) -> None:
@@ -103,7 +106,7 @@ class PairDataModule(LightningDataModule):
         _check_choice(image, text, source, dataset, scenes)
         for name, value, least in (
             ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
+            ("num_workers", num_workers or 0, 0),
             ("max_pixels", max_pixels, 1),
         ):
             if value < least:
@@ -201,9 +204,9 @@ class PairDataModule(LightningDataModule):
         return DataLoader(
             KeptPairs(self.pairs, self.max_pixels),
             batch_size=self.batch_size,
-            num_workers=self.num_workers,
+            num_workers=self.num_workers or 0,
             collate_fn=partial(ask_all, phrases=self.phrases),
-            persistent_workers=self.num_workers > 0,
+            persistent_workers=bool(self.num_workers),
         )
 
     def test_dataloader(self) -> DataLoader[Any]:
@@ -211,14 +214,33 @@ class PairDataModule(LightningDataModule):
         return self._stream(record=False, truth=True, skip=self.skip)
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """Batches of type `list[Pair | BadPair]`, without truth, texts of similar length together."""
-        return self._stream(record=self.on_error == "record", skip=self.skip, by_length=True)
+        """Batches of pairs and bad pairs, without truth, texts of similar length together.
 
-    def _stream(self, **options: Any) -> DataLoader[list[Pair | BadPair]]:
+        Workers preprocess them for the model (`ReadPairs`); without workers they are of type `list[Pair | BadPair]`.
+        """
+        record = self.on_error == "record"
+        return self._stream(record, skip=self.skip, by_length=True, backbone=self._model() if record else None)
+
+    def _model(self) -> Backbone | None:
+        """The model that the pairs are for, where workers are forked: elsewhere it would have to be sent to each."""
+        model = getattr(self.trainer and self.trainer.lightning_module, "backbone", None)
+        return model if isinstance(model, Backbone) and multiprocessing.get_start_method() == "fork" else None
+
+    def _stream(self, record: bool, backbone: Backbone | None = None, **options: Any) -> DataLoader[Any]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        stream = PairStream(self._ready(), self.batch_size, rank, world, max_pixels=self.max_pixels, **options)
+        stream = PairStream(
+            self._ready(), self.batch_size, rank, world, record=record, max_pixels=self.max_pixels, **options
+        )
+        on_gpu = backbone is not None and backbone.device.type == "cuda"
+        workers = self.num_workers if self.num_workers is not None else _spare_processors() if on_gpu else 0
+        ask = partial(ask_all, phrases=self.phrases)
         return DataLoader(
-            stream, batch_size=None, num_workers=self.num_workers, collate_fn=partial(ask_all, phrases=self.phrases)
+            stream,
+            batch_size=None,
+            num_workers=workers,
+            collate_fn=Reader(backbone, phrases=self.phrases) if backbone is not None and workers else ask,
+            worker_init_fn=quiet_tokenizers,
+            pin_memory=on_gpu and workers > 0,
         )
 
     def _ready(self) -> PairSource:
@@ -235,6 +257,11 @@ class PairDataModule(LightningDataModule):
             return open_source(self.source, self.columns)
         assert self.image is not None and self.text is not None  # one of the three, says the constructor
         return GivenPairs(self.image, self.text)
+
+
+def _spare_processors() -> int:
+    """Up to 8 beside the one that keeps the GPU busy."""
+    return min(8, len(os.sched_getaffinity(0)) - 1)
 
 
 def _check_choice(

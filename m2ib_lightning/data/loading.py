@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import islice
 
+import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from m2ib_lightning.backbones import Backbone
+from m2ib_lightning.data.asked import Wanted, ask_all
 from m2ib_lightning.data.composed import Scenes
 from m2ib_lightning.data.images import MAX_PIXELS
 from m2ib_lightning.data.pairs import PairSource, Reference, read_or_record, read_pair
-from m2ib_lightning.types import BadPair, Pair
+from m2ib_lightning.types import BadPair, Pair, PairBatch
 
 WINDOW = 16
 """Batches among which texts of one length are put together."""
@@ -104,3 +108,71 @@ class KeptPairs(Dataset[Pair]):
         if index not in self.kept:
             self.kept[index] = read_pair(self.references[index], False, self.max_pixels)
         return self.kept[index]
+
+
+class ReadPairs:
+    """A batch of pairs with what a model reads of them; it is gone through as their list is.
+
+    Args:
+        pairs: In order.
+        inputs: Of those that the model can read, None if there are none.
+        bad: The others, by id.
+    """
+
+    def __init__(self, pairs: Sequence[Pair | BadPair], inputs: PairBatch | None, bad: dict[str, BadPair]) -> None:
+        self.pairs, self.inputs, self.bad = pairs, inputs, bad
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __iter__(self) -> Iterator[Pair | BadPair]:
+        return iter(self.pairs)
+
+    def to(self, device: torch.device, **_: bool) -> ReadPairs:
+        """The batch with what the model reads on a device."""
+        return ReadPairs(self.pairs, self.inputs and self.inputs.to(device), self.bad)
+
+    def pin_memory(self) -> ReadPairs:
+        """The batch with what the model reads in memory that a GPU reads by itself."""
+        return ReadPairs(self.pairs, self.inputs and self.inputs.pin_memory(), self.bad)
+
+
+class Reader:
+    """Preprocesses batches of pairs for a model, in whatever process it is called.
+
+    Args:
+        backbone: The model.
+        record: Whether a pair that the model cannot read is a bad one; else it raises.
+        phrases: Asked of every pair, see `ask_all`.
+    """
+
+    def __init__(self, backbone: Backbone, record: bool = True, phrases: Wanted = None) -> None:
+        self.backbone, self.record, self.phrases = backbone, record, phrases
+
+    def __call__(self, pairs: Sequence[Pair | BadPair]) -> ReadPairs:
+        """The batch as the model reads it, in the processor's memory.
+
+        Raises:
+            ValueError: The model cannot read a pair and pairs are not recorded.
+        """
+        pairs = ask_all(pairs, self.phrases)
+        bad = {pair.id: pair for pair in pairs if isinstance(pair, BadPair)}
+        good = [pair for pair in pairs if isinstance(pair, Pair)]
+        try:
+            return ReadPairs(pairs, self.backbone.read_pairs(good) if good else None, bad)
+        except ValueError:
+            if not self.record:
+                raise
+        readable = []
+        for pair in good:
+            try:
+                self.backbone.read_pairs([pair])
+                readable.append(pair)
+            except ValueError as problem:
+                bad[pair.id] = BadPair(pair.id, pair.text, pair.source, str(problem))
+        return ReadPairs(pairs, self.backbone.read_pairs(readable) if readable else None, bad)
+
+
+def quiet_tokenizers(worker: int) -> None:
+    """Keep a tokenizer that ran before its process was forked from warning that it runs in one thread now."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"

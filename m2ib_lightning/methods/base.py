@@ -14,6 +14,7 @@ import torch
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone, load_backbone
 from m2ib_lightning.contracts import called, check_attributions, check_backbone
+from m2ib_lightning.data.loading import Reader, ReadPairs
 from m2ib_lightning.types import BadPair, Modality, Pair, PairBatch
 
 MODALITIES: tuple[Modality, ...] = ("image", "text")
@@ -138,34 +139,17 @@ class AttributionMethod(pl.LightningModule):
             )
         self.prepare().to(self.trainer.strategy.root_device)
 
-    def predict_step(self, batch: Sequence[Pair | BadPair], batch_idx: int) -> list[Attribution | BadPair]:
+    def predict_step(self, batch: Sequence[Pair | BadPair] | ReadPairs, batch_idx: int) -> list[Attribution | BadPair]:
         """Explain the pairs of a batch as they come from a `PairDataModule`; the bad ones stay, in their places.
 
         Raises:
             ValueError: The model cannot read a pair and the data module's `on_error` does not say "record".
         """
-        prepared, bad = self._preprocess(batch)
-        found = iter(self.explain(prepared) if prepared else [])
-        return [bad[pair.id] if pair.id in bad else next(found) for pair in batch]
-
-    def _preprocess(self, batch: Sequence[Pair | BadPair]) -> tuple[PairBatch | None, dict[str, BadPair]]:
-        """What the model reads of a batch, None if there is nothing, and the pairs that are bad, by id."""
-        backbone = self.prepare()
-        bad = {pair.id: pair for pair in batch if isinstance(pair, BadPair)}
-        good = [pair for pair in batch if isinstance(pair, Pair)]
-        try:
-            return backbone.preprocess_pairs(good) if good else None, bad
-        except ValueError:
-            if getattr(self.trainer.datamodule, "on_error", "stop") != "record":  # type: ignore[attr-defined]
-                raise
-        readable = []
-        for pair in good:
-            try:
-                backbone.preprocess_pairs([pair])
-                readable.append(pair)
-            except ValueError as problem:
-                bad[pair.id] = BadPair(pair.id, pair.text, pair.source, str(problem))
-        return backbone.preprocess_pairs(readable) if readable else None, bad
+        if not isinstance(batch, ReadPairs):
+            on_error = getattr(self.trainer.datamodule, "on_error", "stop")  # type: ignore[attr-defined]
+            batch = Reader(self.prepare(), record=on_error == "record")(batch).to(self.prepare().device)
+        found = iter(self.explain(batch.inputs) if batch.inputs else [])
+        return [batch.bad[pair.id] if pair.id in batch.bad else next(found) for pair in batch]
 
     def test_step(self, batch: Sequence[Pair], batch_idx: int) -> Explained:
         """Explain the pairs of a batch for the callback that scores them.
@@ -207,7 +191,7 @@ def as_attributions(
         settings: What all were made with.
         each: Further fields of `Attribution`, a value per pair.
     """
-    results = []
+    results, special, scores = [], special.cpu(), score.tolist()
     for i, tokens in enumerate(batch.tokens):
         pair, length = batch.pairs[i], len(tokens)
         results.append(
@@ -218,9 +202,9 @@ def as_attributions(
                 image_map=None if image is None else image[i].float().cpu().numpy(),
                 text_map=None if text is None else text[i][:length].float().cpu().numpy(),
                 tokens=list(tokens),
-                special=special[i, :length].cpu().numpy(),
+                special=special[i, :length].numpy(),
                 spans=list(batch.spans[i]),
-                score=float(score[i]),
+                score=scores[i],
                 unit=unit,
                 view=batch.views[i],
                 truncated=batch.truncated[i],

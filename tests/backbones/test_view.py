@@ -121,5 +121,5 @@ def test_what_open_clip_sees_of_a_picture_twice_as_wide_as_high(resize_mode, vie
 )
 def test_open_clip_is_given_the_middle_of_a_very_long_picture_where_it_would_crop(resize_mode, given, view):
     model = OpenClip(resize_mode)
-    batch = OpenClipBackbone.preprocess(model, [Image.new("L", (200, 20))], ["a"])
+    batch = OpenClipBackbone.read(model, [Image.new("L", (200, 20))], ["a"])
     assert model.given == [given] and batch.views[0] == pytest.approx(view)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from m2ib_lightning import load_backbone
 from m2ib_lightning.data import PairDataModule, PairReference, PairSource
 from m2ib_lightning.data.asked import ask_all
 from m2ib_lightning.data.ids import UNNAMED
 from m2ib_lightning.data.images import fingerprint
 from m2ib_lightning.data.loading import PairStream
+from m2ib_lightning.methods.baselines import CentrePrior
 from m2ib_lightning.types import BadPair, Pair
+from tests.methods.made import quiet_trainer
 
 PICTURE = Image.new("RGB", (2, 2))
 
@@ -301,3 +306,34 @@ def test_a_pair_that_was_read_has_the_fingerprint_of_its_file(tmp_path: Path):
     (tmp_path / "pairs.csv").write_text("image,text\na.png,x\n")
     (pair,) = read(tmp_path / "pairs.csv")
     assert pair.fingerprint == fingerprint(tmp_path / "a.png") != ""
+
+
+def test_workers_preprocess_what_the_main_process_would_and_record_what_the_model_cannot_read(monkeypatch):
+    backbone, parent, given = load_backbone("embedded"), os.getpid(), []
+    read_pairs, texts = type(backbone).read_pairs, [*"abcd", "a key", *"fg"]
+
+    def refusing(model, pairs):
+        if (os.getpid() == parent) != main_process_reads:
+            raise RuntimeError("in another process than expected")
+        if any("key" in pair.text for pair in pairs):
+            raise ValueError("Expected no key. Remedy: leave it out.")
+        return read_pairs(model, pairs)
+
+    class Noting(CentrePrior):
+        def attribute(self, batch):
+            given.append(batch)
+            return super().attribute(batch)
+
+    monkeypatch.setattr(type(backbone), "read_pairs", refusing)
+    found = []
+    for workers in (0, 2):
+        main_process_reads = not workers
+        data = PairDataModule(dataset=Numbers(7, texts=texts), batch_size=3, num_workers=workers)
+        found.append(quiet_trainer().predict(Noting(backbone), data))
+    here, there = (sorted((r for batch in results for r in batch), key=lambda r: r.id) for results in found)
+    assert [r.id for r in here] == [r.id for r in there] == [f"n{i}" for i in range(7)]
+    assert [r.error for r in here + there if isinstance(r, BadPair)] == ["Expected no key. Remedy: leave it out."] * 2
+    read = [(pair.id, batch.pixel_values[i], batch.tokens[i]) for batch in given for i, pair in enumerate(batch.pairs)]
+    ours, theirs = (sorted(some, key=itemgetter(0)) for some in (read[:6], read[6:]))
+    for (name, pixels, tokens), other in zip(ours, theirs, strict=True):
+        assert (name, tokens) == other[::2] and torch.equal(pixels, other[1])
