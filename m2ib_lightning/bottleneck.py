@@ -21,7 +21,7 @@ ReadOut = Literal["bottleneck", "mean", "clean"]
 """What becomes of the token that the head reads: masked like any other, held at its mean over data, or left alone."""
 
 INITIAL_ALPHA = 5.0
-"""Masks start nearly open: sigmoid(5) = 0.993."""
+"""Masks of the paper start nearly open: sigmoid(5) = 0.993."""
 
 
 def gaussian_capacity(x: Tensor, alpha: Tensor) -> Tensor:
@@ -87,6 +87,7 @@ class InformationBottleneck(nn.Module):
         hidden: The states to be masked.
         prior: Mean and standard deviation of each channel, and the mean of the token that the head reads.
         read_out: What becomes of the token that the head reads, if there is one.
+        start: Logit that every mask starts from.
 
     Attributes:
         alpha: (B, L, D), the mask logits; the only parameter.
@@ -100,10 +101,17 @@ class InformationBottleneck(nn.Module):
     open: Tensor
     held: Tensor | None
 
-    def __init__(self, hidden: HiddenStates, prior: Prior, read_out: ReadOut = "bottleneck") -> None:
+    def __init__(
+        self,
+        hidden: HiddenStates,
+        prior: Prior,
+        read_out: ReadOut = "bottleneck",
+        start: float = INITIAL_ALPHA,
+    ) -> None:
         super().__init__()
         states = hidden.states.float()
-        self.alpha = nn.Parameter(torch.full_like(states, INITIAL_ALPHA))
+        self.start = start
+        self.alpha = nn.Parameter(torch.full_like(states, start))
         is_open, held = hidden.valid.clone(), None
         if hidden.read is not None and read_out != "bottleneck":
             rows = torch.arange(len(states), device=states.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Hashable, Iterator
 
 import torch
@@ -10,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from m2ib_lightning.backbones.frozen import casts_kept
-from m2ib_lightning.bottleneck import INITIAL_ALPHA
 from m2ib_lightning.losses import MovingTerm
 from m2ib_lightning.methods.base import MODALITIES
 from m2ib_lightning.methods.mask_fit import MaskFit
@@ -90,7 +90,8 @@ class CapturedSteps:
         """The step as a graph, after a few eager ones that let libraries settle."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream), _uncached_autocast():
+        with torch.cuda.stream(stream), _uncached_autocast(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*capturable.*")  # it runs uncaptured here, and is meant to
             for _ in range(3):
                 self._step()
         torch.cuda.current_stream().wait_stream(stream)
@@ -140,8 +141,8 @@ class CapturedSteps:
         fit.stopping.load(self.stopping)
         with torch.no_grad():
             for modality in fit.towers:
-                fit.bottleneck(modality).alpha.fill_(INITIAL_ALPHA)
-                self.before[modality].fill_(INITIAL_ALPHA)
+                fit.bottleneck(modality).alpha.fill_(fit.towers[modality].start)
+                self.before[modality].fill_(fit.towers[modality].start)
         for state in self.optimizer.state.values():
             for value in state.values():
                 if isinstance(value, Tensor):

@@ -15,7 +15,7 @@ from torch import nn
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.backbones.frozen import casts_kept
-from m2ib_lightning.bottleneck import NoiseBank, ReadOut
+from m2ib_lightning.bottleneck import INITIAL_ALPHA, NoiseBank, ReadOut
 from m2ib_lightning.checks import check_at_least
 from m2ib_lightning.losses import Compression, JointTerm, LossTerm, Relevance
 from m2ib_lightning.methods.base import MODALITIES, AttributionMethod, as_attributions
@@ -62,6 +62,7 @@ class M2IB(AttributionMethod):
         steps: Optimisation steps, >= 1. Under `fit` this is the Trainer's `max_epochs`.
         noise_samples: Noise samples a step, >= 1; the paper has 10. 4 antithetic ones give the same maps.
         lr: Learning rate, > 0.
+        initial_alpha: Logit that the masks start from.
         optimizer: Made with the masks and given `lr`.
         prior: What noise is drawn from: "unit", N(0, 1) as in the paper; "measured", the mean and standard deviation
             of each channel over composed scenes; or a file written by `save_priors`.
@@ -99,6 +100,7 @@ class M2IB(AttributionMethod):
         steps: int = 10,
         noise_samples: int = 4,
         lr: float = 1.0,
+        initial_alpha: float = INITIAL_ALPHA,
         optimizer: OptimizerCallable = torch.optim.Adam,
         prior: str = "measured",
         read_out: ReadOut = "mean",
@@ -130,6 +132,7 @@ class M2IB(AttributionMethod):
         self.layers: dict[Modality, Layer | None] = {"image": image_layer, "text": text_layer}
         self.betas: dict[Modality, float] = {"image": image_beta, "text": text_beta}
         self.steps, self.noise_samples, self.lr, self.optimizer = steps, noise_samples, lr, optimizer
+        self.initial_alpha = initial_alpha
         self.prior, self.read_out = prior, read_out
         self.loss_terms = nn.ModuleList(loss_terms if loss_terms is not None else [Compression(), Relevance()])
         _check_terms(self._terms, self.modalities)
@@ -157,7 +160,9 @@ class M2IB(AttributionMethod):
             for m in self.modalities:
                 suffix = backbone.tower(m).suffix
                 suffix = torch.compile(suffix) if self.compile_towers else suffix
-                self.towers[m] = TowerSetting(layers[m], self.betas[m], priors[m], self.read_out, suffix)
+                self.towers[m] = TowerSetting(
+                    layers[m], self.betas[m], priors[m], self.read_out, self.initial_alpha, suffix
+                )
         return backbone
 
     def new_fit(self, batch: PairBatch) -> MaskFit:
@@ -194,8 +199,12 @@ class M2IB(AttributionMethod):
             optimizer = self.new_optimizer(fit.parameters())
             results: dict[int, Attribution] = {}
             rows = list(range(fit.pairs))
-            for _ in range(self.steps):
+            # To ask a GPU which pairs still run is to wait for it; those that have stopped meanwhile are held.
+            every = 5 if self.prepare().device.type == "cuda" else 1
+            for step in range(1, self.steps + 1):
                 fit.step(optimizer)
+                if step % every or step == self.steps:
+                    continue
                 running = fit.stopping.running.tolist()
                 if all(running):
                     continue

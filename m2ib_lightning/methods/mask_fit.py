@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from m2ib_lightning.backbones import Backbone
-from m2ib_lightning.bottleneck import INITIAL_ALPHA, InformationBottleneck, NoiseBank, ReadOut
+from m2ib_lightning.bottleneck import InformationBottleneck, NoiseBank, ReadOut
 from m2ib_lightning.losses import Bottlenecked, JointTerm, LossTerm, MovingTerm
 from m2ib_lightning.methods.base import MODALITIES
 from m2ib_lightning.methods.stopping import NON_FINITE, Stopping
@@ -40,6 +40,7 @@ class TowerSetting(NamedTuple):
         beta: What a nat of compression costs against similarity.
         prior: What noise is drawn from.
         read_out: What becomes of the token that the head reads.
+        start: Logit that its masks start from.
         suffix: The part of the tower behind the bottleneck, perhaps compiled.
     """
 
@@ -47,6 +48,7 @@ class TowerSetting(NamedTuple):
     beta: float
     prior: Prior
     read_out: ReadOut
+    start: float
     suffix: Suffix
 
 
@@ -116,7 +118,8 @@ class MaskFit(nn.Module):
     def _new_bottleneck(self, modality: Modality, tower: TowerSetting) -> InformationBottleneck:
         # On the embeddings the read-out token has not read anything yet: it is a token like any other.
         read_out = "bottleneck" if tower.layer == "embeddings" else tower.read_out
-        return InformationBottleneck(self.hidden[modality], tower.prior.to(self.clean[modality].device), read_out)
+        prior = tower.prior.to(self.clean[modality].device)
+        return InformationBottleneck(self.hidden[modality], prior, read_out, tower.start)
 
     def bottleneck(self, modality: Modality) -> InformationBottleneck:
         """The bottleneck of a tower."""
@@ -304,7 +307,7 @@ class MaskFit(nn.Module):
             self.pairs, self.stopping.tolerance, self.stopping.patience, self.clean["image"].device
         )
         for modality in self.towers:
-            nn.init.constant_(self.bottleneck(modality).alpha, INITIAL_ALPHA)
+            nn.init.constant_(self.bottleneck(modality).alpha, self.towers[modality].start)
 
     @torch.no_grad()
     def statistics(self) -> dict[str, float]:
@@ -329,9 +332,8 @@ class MaskFit(nn.Module):
         grids = self.grids["image"]
         if grids is None or "image" not in self.towers:
             return None
-        capacity = reduce(self.bottleneck("image").capacity(), "b l d -> b l", "sum")
-        # When a fit has ended, Lightning has taken the masks, but not this, off the accelerator.
-        content = ~self.hidden["image"].special.to(capacity.device)
+        capacity = reduce(self.bottleneck("image").capacity(), "b l d -> b l", "sum").cpu()  # once, not pair by pair
+        content = ~self.hidden["image"].special.cpu()
         return [row[keep].reshape(grid) for row, keep, grid in zip(capacity, content, grids, strict=True)]
 
     @torch.no_grad()
@@ -339,7 +341,7 @@ class MaskFit(nn.Module):
         """Per pair (L,) nats, the capacity of each token summed over channels, or None if not explained."""
         if "text" not in self.towers:
             return None
-        return list(reduce(self.bottleneck("text").capacity(), "b l d -> b l", "sum"))
+        return list(reduce(self.bottleneck("text").capacity(), "b l d -> b l", "sum").cpu())
 
     def drop_stopped(self, optimizer: torch.optim.Optimizer) -> None:
         """Go on with the running pairs alone; the optimiser's state goes with them."""
