@@ -77,6 +77,10 @@ class Objective:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Cosine similarities (k, b) with other inputs, (k, b, 3, h, w) or (k, b, l, d)."""
+        return along(self.embed(inputs), self.target)
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """F_m (k, b, e) of other inputs, (k, b, 3, h, w) or (k, b, l, d)."""
         many, flat = repeat_pairs(self.batch, len(inputs)), rearrange(inputs, "k b ... -> (k b) ...")
         if self.modality == "image":
             hidden = self.tower.prefix(many._replace(pixel_values=flat), "embeddings")
@@ -85,7 +89,7 @@ class Objective:
                 hidden = self.tower.prefix(many, "embeddings")
         states = rearrange(hidden.states, "kb l d -> 1 kb l d")
         embedding = self.tower.suffix(states, hidden, "embeddings").float()
-        return along(rearrange(embedding, "1 (k b) e -> k b e", k=len(inputs)), self.target)
+        return rearrange(embedding, "1 (k b) e -> k b e", k=len(inputs))
 
     def gradient(self, inputs: Tensor) -> Tensor:
         """D cos / d x at other inputs, (k, b, 3, h, w) or (k, b, l, d)."""
@@ -109,9 +113,14 @@ class Objective:
             fill: Inputs that stand where the mask is 0, which broadcast with x; 0 by default: the data set's mean of
                 normalised pixels, no token.
         """
+        return along(self.masked_embeddings(masks, fill), self.target)
+
+    @torch.no_grad()
+    def masked_embeddings(self, masks: Tensor, fill: Tensor | None = None) -> Tensor:
+        """F_m (k, b, e) of inputs masked as for `masked`."""
         tokens, width = self.hidden.states.shape[1:]
         at_once = max(1, SEQUENCE_VALUES // (len(self.inputs) * tokens * width))
-        return torch.cat([self(self.blend(part, fill)) for part in masks.split(at_once)])
+        return torch.cat([self.embed(self.blend(part, fill)) for part in masks.split(at_once)])
 
     def blend(self, masks: Tensor, fill: Tensor | None = None) -> Tensor:
         """The inputs that `masked` reads, (k, b, 3, h, w) or (k, b, l, d)."""

@@ -15,13 +15,14 @@ from m2ib_lightning.methods import (
     Baseline,
     CentrePrior,
     Chefer,
+    FIxLIP,
     KernelSHAP,
     RandomMap,
     SmoothGrad,
     UniformMap,
 )  # fmt: skip
 
-FAST = {RISE: {"samples": 20}, KernelSHAP: {"samples": 80}, SmoothGrad: {"samples": 3}}
+FAST = {RISE: {"samples": 20}, KernelSHAP: {"samples": 80}, FIxLIP: {"samples": 20}, SmoothGrad: {"samples": 3}}
 BASELINES = [
     kind
     for kind in (getattr(methods, name) for name in methods.__all__)
@@ -33,8 +34,8 @@ def make(kind, backbone, **arguments) -> AttributionMethod:
     return kind(backbone, **FAST.get(kind, {}), **arguments)
 
 
-def test_all_fifteen_are_public():
-    assert len(BASELINES) == 15
+def test_all_sixteen_are_public():
+    assert len(BASELINES) == 16
 
 
 @pytest.mark.slow
@@ -100,7 +101,7 @@ def test_settings_hold_every_argument_and_a_seed_only_where_something_is_random(
     assert {name: settings[name] for name in settings if name not in ("method", "backbone", "weights")} == made
     assert json.loads(json.dumps(settings)) == settings
     seeded = {kind.__name__ for kind in BASELINES if "seed" in inspect.signature(kind).parameters}
-    assert seeded == {"RISE", "KernelSHAP", "SmoothGrad", "RandomMap"}
+    assert seeded == {"RISE", "KernelSHAP", "FIxLIP", "SmoothGrad", "RandomMap"}
     assert {kind.__name__ for kind in BASELINES if kind.control} == {"RandomMap", "CentrePrior", "UniformMap"}
 
 
@@ -137,6 +138,7 @@ def test_the_centre_prior_is_highest_in_the_middle(backbone, pairs):
         (methods.NIB, {"steps": 0}, "`steps`"),
         (methods.RISE, {"keep": 1.0}, "`keep`"),
         (methods.KernelSHAP, {"samples": 1}, "`samples`"),
+        (methods.FIxLIP, {"keep": 0.0}, "`keep`"),
         (methods.Occlusion, {"window": 0}, "`window`"),
         (methods.SmoothGrad, {"spread": -1.0}, "`spread`"),
         (methods.GradECLIP, {"image_blocks": 0}, "`image_blocks`"),

@@ -4,6 +4,7 @@ from m2ib_lightning.methods.baselines.attention_rollout import AttentionRollout
 from m2ib_lightning.methods.baselines.base import Baseline
 from m2ib_lightning.methods.baselines.centre_prior import CentrePrior
 from m2ib_lightning.methods.baselines.chefer import Chefer
+from m2ib_lightning.methods.baselines.fixlip import FIxLIP
 from m2ib_lightning.methods.baselines.grad_cam import GradCAM
 from m2ib_lightning.methods.baselines.grad_eclip import GradECLIP
 from m2ib_lightning.methods.baselines.integrated_gradients import IntegratedGradients
@@ -24,6 +25,7 @@ __all__ = [
     "Baseline",
     "CentrePrior",
     "Chefer",
+    "FIxLIP",
     "GradCAM",
     "GradECLIP",
     "IntegratedGradients",
