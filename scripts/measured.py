@@ -26,6 +26,7 @@ SEARCH = Run("python scripts/search_settings.py --scenes {scenes} --output {outp
 WATCHING = "python scripts/watching_cost.py --logger wandb --repeats 3 --output {output}"
 SPEED = Run("python scripts/benchmark.py --scaling --output {output}/benchmark.json", "benchmark.json")
 KILLED = "python scripts/kill_and_resume.py --scenes {scenes} --folder {output}/run"
+PHRASES = "python scripts/measure_phrases.py --scenes {scenes} --output {output}"
 FIVE = (rendered.OURS, "M2IB-released", "Chefer-cosine", "KernelSHAP", "RandomMap")
 KINDS = ("plain", "two_of_four", "twice", "small", "clutter", "relation", "attribute")
 
@@ -96,6 +97,27 @@ TABLES = [
         MEASUREMENTS,
         {"ideas": Run(IDEAS + " --scene_seed 41000 --output {output}", scenes=100)},
         rendered.ideas_table,
+    ),
+    Table(
+        "phrases",
+        MEASUREMENTS,
+        {
+            "all": Run(
+                f"{PHRASES} --methods M2IB LeGrad GradECLIP Chefer --parts two_of_four relation phrase foil absent",
+                scenes=304,
+            )
+        },
+        rendered.phrases_table,
+    ),
+    Table(
+        "taken-out",
+        MEASUREMENTS,
+        {
+            "phrases": Run(
+                f"{PHRASES} --scene_seed 210000 --parts phrase two_of_four --out alike mean deleted neutral", scenes=32
+            ),
+        },
+        rendered.phrases_table,
     ),
     Table(
         "backbones",

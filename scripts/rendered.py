@@ -216,6 +216,22 @@ def ideas_table(files: Mapping[str, Path]) -> str:
     return markdown(["map", *heads], rows)
 
 
+def phrases_table(files: Mapping[str, Path]) -> str:
+    """A row for each method or way, a column for each part: highest patch touches / share / share on the other."""
+    rows = [row for path in files.values() for row in rows_of(path)]
+    parts = list(dict.fromkeys(row["part"] for row in rows))
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        shown = ("touches", "share", "other", "against")
+        values = " / ".join(number(row[name], 2 + (name == "other")) for name in shown if not np.isnan(row[name]))
+        cells.setdefault((row["method"], row["out"]), {})[row["part"]] = values
+    several = len({out for _, out in cells}) > 1
+    return markdown(
+        ["", *parts],
+        ([out if several else name, *(of.get(part, "") for part in parts)] for (name, out), of in cells.items()),
+    )
+
+
 def backbones_table(files: Mapping[str, Path]) -> str:
     """A row for each family: how many were compared, and the largest errors over the largest value."""
     frame = pd.DataFrame(rows_of(files["backbones"]))
