@@ -25,9 +25,6 @@ from m2ib_lightning.version import __version__
 
 MODALITIES: tuple[Modality, ...] = ("image", "text")
 
-GROUPS = 8
-"""Of patches, by their nats, that are hidden one after the other for the calibration curve."""
-
 
 def check_model(
     make: Callable[..., M2IB],
@@ -113,7 +110,7 @@ def _add(health: Health, backbone: Backbone, batch: PairBatch, results: list[Att
             continue
         total = max(float(a.image_map.sum()), 1e-9)
         one = _one(of["image"], row)
-        groups = np.array_split(np.argsort(-a.image_map, axis=None), min(GROUPS, a.image_map.size))
+        groups = ranked_groups(a.image_map)
         shown = np.ones((len(groups), a.image_map.size), dtype=np.float32)
         for hidden, group in zip(shown, groups, strict=True):
             hidden[group] = 0
@@ -129,6 +126,16 @@ def _add(health: Health, backbone: Backbone, batch: PairBatch, results: list[Att
             fell = _falls(_one(of["text"], row), words)
             health.words.append(float(spearman(torch.from_numpy(a.text_map[content]), torch.from_numpy(fell))))
     health.results += results
+
+
+def ranked_groups(image_map: NDArray[np.float32]) -> list[NDArray[np.intp]]:
+    """The patches of a map by rank, flat: the first, the second, the next two, four, eight and so on.
+
+    >>> [group.tolist() for group in ranked_groups(np.array([[5, 9], [1, 7], [3, 2]], dtype=np.float32))]
+    [[1], [3], [0, 4], [5, 2]]
+    """
+    order = np.argsort(-image_map, axis=None, kind="stable")
+    return np.split(order, [2**k for k in range(int(np.ceil(np.log2(len(order)))))])
 
 
 def _one(objective: Objective, row: int) -> Objective:

@@ -41,8 +41,8 @@ class Health:
         errors: Of each tower, see `exactness`.
         results: The attributions of the pairs.
         halves: Of each modality, the correlation of the maps of two halves of the noise, a value a pair.
-        nats: (pairs, groups), nats of the patches of each group, as a share of the map.
-        falls: (pairs, groups), how far the similarity falls when the group is hidden, as a share of it.
+        nats: (pairs, groups), the share of the map's nats that each of `check.ranked_groups` has.
+        falls: (pairs, groups), the share of the similarity that is lost when the group is hidden.
         words: Of each pair, the correlation of the words' nats and how far the similarity falls without each.
         outlying: Of each picture, the share of its patches with outlying hidden states.
         marked: Of each picture, the share of its nats on them.
@@ -85,7 +85,7 @@ class Health:
             ),
             Finding(
                 "Verdicts",
-                ", ".join(f"{verdict} {count}" for verdict, count in self.verdicts.most_common()),
+                ", ".join(f"{verdict.replace('_', ' ')} {count}" for verdict, count in self.verdicts.most_common()),
                 self.verdicts["ok"] >= 0.8 * len(self.results),
                 "Four of five pairs should be ok. Otherwise the model does not know them, or the layers do not suit "
                 "it; `suggest_settings` finds others.",
@@ -129,8 +129,16 @@ class Health:
         return "\n".join([*head, *lines, self.conclusion])
 
 
+def stacked(rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Rows on one another; those of smaller pictures, which have fewer groups, filled up with nan."""
+    whole = np.full((len(rows), max(map(len, rows))), np.nan, dtype=np.float32)
+    for line, row in zip(whole, rows, strict=True):
+        line[: len(row)] = row
+    return whole
+
+
 def _order(nats: Sequence[NDArray[np.float32]], falls: Sequence[NDArray[np.float32]]) -> float:
-    """Rank correlation of the groups' mean nats and mean falls."""
-    if not nats:
-        return float("nan")
-    return float(spearman(torch.from_numpy(np.mean(nats, 0)), torch.from_numpy(np.mean(falls, 0))))
+    """Rank correlation of the groups' mean nats and mean falls, both for a patch."""
+    sizes = np.maximum(1, 2.0 ** (np.arange(max(map(len, nats))) - 1))
+    means = (torch.from_numpy(np.nanmean(stacked(values), 0) / sizes) for values in (nats, falls))
+    return float(spearman(*means))

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from m2ib_lightning.evaluation.health import Health
+from m2ib_lightning.evaluation.health import Health, stacked
 from m2ib_lightning.files import replacing
 from m2ib_lightning.report.comparison_page import STYLE, Example, example_html, png_address
 from m2ib_lightning.types import Pair
 
 CURVE = (
-    "Patches in groups by their nats: the share of the nats that a group has, and by what share the similarity falls "
-    "when it is hidden. Means over pairs; bars are quartiles."
+    "Patches by the rank of their nats, in groups: the share of the nats that a group has, and the share of the "
+    "similarity that is lost when it is hidden. Of the nats means over pairs, of the similarity medians and quartiles."
 )
 
 MARKS = {True: "<span class=win>ok</span>", False: "<span class=lose>look</span>", None: ""}
@@ -61,13 +61,16 @@ def _curve(health: Health) -> bytes:
 
     figure = Figure(figsize=(6, 3.4), dpi=110, layout="constrained")
     axes = figure.subplots()
-    nats, falls = np.stack(health.nats), np.stack(health.falls)
-    mean, (low, high) = falls.mean(0), np.percentile(falls, (25, 75), axis=0)
-    around = (np.maximum(0, mean - low), np.maximum(0, high - mean))
-    axes.errorbar(nats.mean(0), mean, around, fmt="o-", color="#111111", ecolor="#999999", capsize=2)
+    nats, falls = stacked(health.nats), stacked(health.falls)
+    low, middle, high = np.nanpercentile(falls, (25, 50, 75), axis=0)
+    ends = [2**k for k in range(len(middle))]
+    ranks = ["1", *(f"{end // 2 + 1}–{end}" if end > 2 else "2" for end in ends[1:])]
+    axes.bar(ranks, np.nanmean(nats, 0), color="#f0b860", label="share of the nats")
+    around, label = (middle - low, high - middle), "share of the similarity lost"
+    axes.errorbar(ranks, middle, around, fmt="o-", color="#111111", capsize=2, label=label)
+    axes.legend(fontsize=9, frameon=False)
     axes.axhline(0, color="#bbbbbb", linewidth=0.8)
-    axes.set_xlabel("share of the nats that a group of patches has", fontsize=9)
-    axes.set_ylabel("share of the similarity\nlost without it", fontsize=9)
+    axes.set_xlabel("rank of the patches", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     file = io.BytesIO()
     figure.savefig(file, format="png")
