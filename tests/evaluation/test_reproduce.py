@@ -173,6 +173,7 @@ def test_the_hash_of_pairs_follows_their_pictures_and_not_the_time_of_their_file
     [
         (("nix",), "Expected a table of adaib-refcoco, .* but got nix. Remedy"),
         (("m2ib-ms-cxr", "--data", "here"), "Expected --model FOLDER, since it is on no hub"),
+        ((QUICK, "--pairs", "0"), "Expected `pairs` to be at least 1 but got 0"),
         ((QUICK, "--data", "nowhere", "--model", "embedded", "--yes"), "a folder for each class in nowhere"),
     ],
 )
@@ -205,20 +206,30 @@ def test_pictures_of_imagenet_s_come_class_by_class_with_the_pixels_of_their_cla
         assert (pair.truth.mask == draw((4, 6, 20, 16), (48, 36))).all()
 
 
+def typed(folder: Path, *more: str, **settings: str) -> subprocess.CompletedProcess:
+    """The command as a program of its own, which reads its hub's address when it starts."""
+    kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    words = ["reproduce", "nib-flickr8k", "--pairs", "3", "--yes", "--output", str(folder / "out"), *more]
+    return subprocess.run(
+        [sys.executable, "-m", "m2ib_lightning", *words],
+        env={**kept, "HF_HOME": str(folder / "home"), "NO_PROXY": "127.0.0.1", **settings},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
 @pytest.mark.slow
-def test_model_and_pairs_come_from_the_hub_by_the_calls_that_the_real_one_gets(tmp_path):
-    (tmp_path / "hub/datasets/jxie").mkdir(parents=True)
-    MAKE["nib-flickr8k"](tmp_path / "hub/datasets/jxie/flickr8k")
+def test_model_and_pairs_come_from_the_hub_and_then_from_its_cache_and_a_folder(tmp_path):
+    pairs = tmp_path / "hub/datasets/jxie/flickr8k"
+    pairs.parent.mkdir(parents=True)
+    MAKE["nib-flickr8k"](pairs)
     random_clip(tmp_path / "hub/models/openai/clip-vit-base-patch32")
     with Hub(tmp_path / "hub") as hub:
         threading.Thread(target=hub.serve_forever, daemon=True).start()
-        kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-        away = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home")}
-        words = ["reproduce", "nib-flickr8k", "--pairs", "3", "--yes", "--output", str(tmp_path / "out")]
-        done = subprocess.run(
-            [sys.executable, "-m", "m2ib_lightning", *words],
-            env={**kept, **away, "NO_PROXY": "127.0.0.1"}, capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
+        done = typed(tmp_path, HF_HUB_OFFLINE="0", HF_ENDPOINT=hub.address)
         hub.shutdown()
     assert done.returncode == 0, done.stderr[-2000:]
     check(tmp_path / "out", "nib-flickr8k")
+    parts = sorted((tmp_path / "out").rglob("part-*"))
+    again = typed(tmp_path, "--data", str(pairs), HF_HUB_OFFLINE="1")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert sorted((tmp_path / "out").rglob("part-*")) == parts  # the same pairs: nothing is explained again

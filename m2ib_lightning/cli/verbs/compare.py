@@ -121,4 +121,5 @@ def _described(data: PairDataModule) -> str:
         return f"{len(data)} pairs of {data.source or data.image or type(data.dataset).__name__}"
     first, objects, named, kind = data.scene_options
     objects, named = scene_counts(kind, objects, named)
-    return f"{data.scenes} {kind} scenes from seed {first}, {objects} objects of which {named} named"
+    most = "up to " if kind == "hard" else ""
+    return f"{data.scenes} {kind} scenes from seed {first}, {most}{objects} objects of which {most}{named} named"

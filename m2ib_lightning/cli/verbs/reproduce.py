@@ -16,6 +16,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from m2ib_lightning.attribution import Attribution
+from m2ib_lightning.checks import check_at_least
 from m2ib_lightning.cli.parser import OneLineParser
 from m2ib_lightning.cli.verbs import compare as compare_verb
 from m2ib_lightning.methods import AttributionMethod
@@ -48,7 +49,8 @@ def run(parser: LightningArgumentParser, config: Namespace) -> None:
         print("\n".join(f"{name:{width}}  {load_table(name).title}" for name in table_names()))
         return
     table = load_table(config.table)
-    pairs = config.pairs or table.pairs
+    pairs = table.pairs if config.pairs is None else config.pairs
+    check_at_least("pairs", pairs, 1)
     print(table.plan(pairs, config.data, config.model))
     for given, known, what in ((config.data, table.data, "data"), (config.model, table.model, "model")):
         if given is None and known is None:
