@@ -30,6 +30,9 @@ PHRASES = "python scripts/measure_phrases.py --scenes {scenes} --output {output}
 FIVE = (rendered.OURS, "M2IB-released", "Chefer-cosine", "KernelSHAP", "RandomMap")
 KINDS = ("plain", "two_of_four", "twice", "small", "clutter", "relation", "attribute")
 
+PLACES = "PointingGame,RelevanceMassAccuracy,RelevanceRankAccuracy,TokenAUROC,TokenMassAccuracy"
+EXAM = f"--metrics=[{PLACES}] --data.scene_seed 60000 --data.scene_kind"
+
 TABLES = [
     Table(
         "demo",
@@ -57,6 +60,7 @@ TABLES = [
         {kind: compare(f"--data.scene_kind {kind} --data.scene_seed 20000", 40, COMPARED) for kind in KINDS},
         rendered.kinds_table,
     ),
+    Table("exam", MEASUREMENTS, {"hard": compare(f"{EXAM} hard", 40)}, rendered.exam_table),
     Table(
         "colours",
         MEASUREMENTS,

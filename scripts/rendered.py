@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from m2ib_lightning import Attribution, AttributionStore
+from m2ib_lightning.data import make_scene
 from m2ib_lightning.evaluation import Interval, paired_interval
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,10 +85,11 @@ def methods_table(
     return markdown(["", *heads, "seconds a pair"], zip(names, *columns, strict=True))
 
 
-def standing(run: dict[str, pd.DataFrame]) -> str:
+def standing(run: dict[str, pd.DataFrame], heads: Iterable[str] = MEASURED) -> str:
     """For each metric, which methods M2IB is ahead of, ties with and is behind, by paired 95 % intervals."""
     lines = []
-    for head, (metric, higher, digits) in MEASURED.items():
+    for head in heads:
+        metric, higher, digits = MEASURED[head]
         groups: dict[str, list[str]] = {"ahead of": [], "ties with": [], "behind": []}
         for label in (label for label in run if label != OURS):
             found = paired_interval(*(run[name][metric].loc[run[OURS].index] for name in (OURS, label)))
@@ -114,6 +117,40 @@ def kinds_table(files: Mapping[str, Path]) -> str:
             cells.append(f"{mean} / {number(means[other], digits)} {other}: {between(found, digits)}")
         rows.append([f"`{kind}`", *cells])
     return markdown(["kind", *FIRST_THREE], rows)
+
+
+def exam_table(files: Mapping[str, Path]) -> str:
+    """Hard scenes for every method, and how often a word for what is not there has less than those for what is."""
+    run = scores(files["hard"])
+    heads = [*FIRST_THREE, "rank accuracy", "share of the text map"]
+    rows = [row.rpartition(" | ")[0] + " |" for row in methods_table([run], heads).splitlines()]  # without the seconds
+    below = {label: absent_below(files["hard"].parent / label / "attributions") for label in run}
+    best = max(round(mean, 2) for mean in below.values() if not np.isnan(mean))
+    cells = ["absent word weaker", "---"]
+    for mean in below.values():
+        cells.append(f"**{number(mean, 2)}**" if round(mean, 2) == best else number(mean, 2))
+    table = "\n".join(f"{row} {cell} |" for row, cell in zip(rows, cells, strict=True))
+    return f"{table}\n\nM2IB against each other, paired:\n\n{standing(run, heads)}"
+
+
+def absent_below(folder: Path) -> float:
+    """The share of hard scenes with a word for what is not there in which it has less than the words for what is.
+
+    Strongest token against strongest token; nan where the method explains no text.
+    """
+    found = []
+    for a in AttributionStore(folder):
+        scene = make_scene(int(a.id.rpartition("-")[2]), kind="hard")
+        if scene.absent and a.text_map is not None:
+            absent, named = (_strongest(a, spans) for spans in (scene.absent, scene.spans))
+            found.append(absent < named)
+    return float(np.mean(found)) if found else float("nan")
+
+
+def _strongest(a: Attribution, spans: Sequence[tuple[int, int]]) -> float:
+    """The highest value of the tokens that share a character with one of the spans."""
+    shared = [any(start < e and s < end for s, e in spans) for start, end in a.spans]
+    return float(np.asarray(a.text_map)[shared].max())
 
 
 def colours(files: Mapping[str, Path]) -> str:
