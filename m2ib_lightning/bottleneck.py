@@ -141,9 +141,9 @@ class InformationBottleneck(nn.Module):
         self.read = None if self.read is None else self.read[rows]
         self.held = None if self.held is None else self.held[rows]
 
-    def capacity(self) -> Tensor:
-        """(B, L, D) nats, 0 for tokens that are not masked."""
-        return gaussian_capacity(self.x, self.alpha) * rearrange(self.open, "b l -> b l 1")
+    def capacity(self, alpha: Tensor | None = None) -> Tensor:
+        """(B, L, D) nats, 0 for tokens that are not masked; of the masks as they are, or of other logits."""
+        return gaussian_capacity(self.x, self.alpha if alpha is None else alpha) * rearrange(self.open, "b l -> b l 1")
 
     def forward(self, noise: Tensor, lambda_: Tensor | None = None) -> Tensor:
         """Hidden states with noise through the masks.

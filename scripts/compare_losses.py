@@ -17,7 +17,6 @@ from rich.progress import track
 from m2ib_lightning import M2IB, Attribution, LossTerm, load_backbone
 from m2ib_lightning.data import Scene, make_scene, object_names
 from m2ib_lightning.losses import (
-    AdaptiveCompression,
     Agreement,
     Compression,
     ContrastiveRelevance,
@@ -48,9 +47,6 @@ def variants() -> dict[str, list[LossTerm]]:
         "`ContrastiveRelevance` for `Relevance`": [Compression(), unweighed, told_from],
         "`ScheduledCompression`, beta from 0 in 5 steps": [ScheduledCompression(0.0, 5), Relevance()],
         "`ScheduledCompression`, from 3 times beta in 5 steps": [ScheduledCompression(3.0, 5), Relevance()],
-        "`AdaptiveCompression`, keep 0.9 of the similarity": [AdaptiveCompression(0.9), Relevance()],
-        "`AdaptiveCompression`, keep 0.7": [AdaptiveCompression(0.7), Relevance()],
-        "`AdaptiveCompression`, keep 0.5": [AdaptiveCompression(0.5), Relevance()],
         "+ `Agreement`: both bottlenecks at once": [*plain, Agreement()],
         "`Agreement` for `Relevance`": [Compression(), unweighed, Agreement()],
     }

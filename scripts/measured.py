@@ -88,6 +88,12 @@ TABLES = [
         rendered.losses_table,
     ),
     Table(
+        "keep",
+        MEASUREMENTS,
+        {"keep": Run("python scripts/measure_keep.py --scenes {scenes} --output {output}", scenes=200)},
+        rendered.keep_table,
+    ),
+    Table(
         "samples",
         MEASUREMENTS,
         {

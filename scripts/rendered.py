@@ -183,6 +183,22 @@ def losses_table(files: Mapping[str, Path]) -> str:
     )
 
 
+def keep_table(files: Mapping[str, Path]) -> str:
+    """A row for the default's betas and for each share that is kept."""
+    rows = rows_of(files["keep"])
+    two = {"holds": 3, "fresh": 3, "lowest": 2, "median": 2}
+    one = {"pointing": 2, "mass": 2, "word first": 2, "time": 2}
+    cells = (
+        [
+            row["setting"],
+            *(f"{number(row[f'image {head}'], n)} / {number(row[f'text {head}'], n)}" for head, n in two.items()),
+            *(number(row[head], n) for head, n in one.items()),
+        ]
+        for row in rows
+    )
+    return markdown(["", *two, *one], cells)
+
+
 def samples_table(files: Mapping[str, Path]) -> str:
     """Ten steps with several numbers of noise samples, and the default's samples with several numbers of steps."""
     found = {

@@ -112,6 +112,15 @@ def test_early_stopping_ends_a_fit_and_is_reported(tmp_path):
     assert (result.steps, result.stop_reason) == (1, "converged")
 
 
+def test_a_share_can_be_kept_and_no_rise_of_the_loss_ends_that_fit(tmp_path):
+    fast = ["--model.noise_samples=2", "--trainer.enable_progress_bar=false", f"--output={tmp_path}"]
+    main(["fit", "--data.scenes=1", "--model.keep=0.9", "--model.patience=1", "--model.steps=8", *fast])
+    result = next(iter(AttributionStore(tmp_path / "attributions")))
+    assert (result.steps, result.stop_reason) == (8, "max_steps")
+    assert min(result.image_score, result.text_score) >= 0.9 * result.score
+    assert result.settings["keep"] == 0.9 and len(result.history["image/beta"]) == 8
+
+
 def test_the_trainers_epochs_are_the_steps_of_a_fit(tmp_path):
     main(["fit", "--data.scenes=1", "--trainer.max_epochs=4", f"--output={tmp_path}", *FAST])
     result = next(iter(AttributionStore(tmp_path / "attributions")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable
 from datetime import datetime
 from itertools import chain
@@ -189,7 +190,12 @@ class M2IBCLI(LightningCLI):
     def _add_stopping(self, parser: OneLineParser) -> None:
         """When a fit ends and what it goes on from; the whole has the patience that each pair has."""
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
-        parser.link_arguments("model.init_args.patience", "early_stopping.patience")
+        # With `keep` a beta moves and the loss may rise: no pair ends by it, and so the whole does not.
+        parser.link_arguments(
+            ("model.init_args.patience", "model.init_args.keep"),
+            "early_stopping.patience",
+            compute_fn=lambda patience, keep: patience if keep is None else sys.maxsize,
+        )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {

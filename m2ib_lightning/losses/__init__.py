@@ -1,6 +1,5 @@
 """Loss terms: each one file, one class with a pure function behind it."""
 
-from m2ib_lightning.losses.adaptive_compression import AdaptiveCompression
 from m2ib_lightning.losses.agreement import Agreement, agreement
 from m2ib_lightning.losses.base import Bottlenecked, Embed, JointTerm, LossTerm, MovingTerm, Past
 from m2ib_lightning.losses.compression import Compression, compression
@@ -11,7 +10,6 @@ from m2ib_lightning.losses.sparsity import Sparsity, sparsity
 from m2ib_lightning.losses.total_variation import TotalVariation, total_variation
 
 __all__ = [
-    "AdaptiveCompression",
     "Agreement",
     "Bottlenecked",
     "Compression",

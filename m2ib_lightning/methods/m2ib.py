@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, cast, get_args
@@ -40,6 +40,10 @@ RELEASED: dict[str, Any] = {
 """Arguments that make the setting of the paper's released code: `M2IB(**RELEASED)`."""
 
 
+BETAS = {"image_beta": 3.0, "text_beta": 0.1}
+"""What a nat costs against similarity in the calibrated setting."""
+
+
 class M2IB(AttributionMethod):
     """Explains a pair by the least information that its image and its text must keep to agree.
 
@@ -59,6 +63,9 @@ class M2IB(AttributionMethod):
             the first blocks, and 3/4 of the depth with the unit prior.
         image_beta: Weight of compression against relevance for the image, >= 0.
         text_beta: The same for the text.
+        keep: Instead of betas, the share of a pair's clean similarity that is to be left through each bottleneck, in
+            (0, 1]: each pair is compressed as far as that allows. The beta of each step stands in the history as
+            "image/beta" and "text/beta". A similarity below 0 may fall by (1 - keep) of its size.
         steps: Optimisation steps, >= 1. Under `fit` this is the Trainer's `max_epochs`.
         noise_samples: Noise samples a step, >= 1; the paper has 10. 4 antithetic ones give the same maps.
         lr: Learning rate, > 0.
@@ -95,8 +102,9 @@ class M2IB(AttributionMethod):
         modalities: Sequence[Modality] = MODALITIES,
         image_layer: int | Literal["embeddings"] | None = None,
         text_layer: int | Literal["embeddings"] | None = None,
-        image_beta: float = 3.0,
-        text_beta: float = 0.1,
+        image_beta: float = BETAS["image_beta"],
+        text_beta: float = BETAS["text_beta"],
+        keep: float | None = None,
         steps: int = 10,
         noise_samples: int = 4,
         lr: float = 1.0,
@@ -131,11 +139,13 @@ class M2IB(AttributionMethod):
         check_thresholds(thresholds)
         self.layers: dict[Modality, Layer | None] = {"image": image_layer, "text": text_layer}
         self.betas: dict[Modality, float] = {"image": image_beta, "text": text_beta}
+        self.keep = keep
         self.steps, self.noise_samples, self.lr, self.optimizer = steps, noise_samples, lr, optimizer
         self.initial_alpha = initial_alpha
         self.prior, self.read_out = prior, read_out
         self.loss_terms = nn.ModuleList(loss_terms if loss_terms is not None else [Compression(), Relevance()])
         _check_terms(self._terms, self.modalities)
+        _check_keep(keep, self.betas, self._terms)
         self.tolerance, self.patience, self.noise_chunk = tolerance, patience, noise_chunk
         self.noise, self.compile_towers = NoiseBank(seed, noise_samples, antithetic), compile
         self.fits = nn.ModuleList()
@@ -176,6 +186,7 @@ class M2IB(AttributionMethod):
             self.tolerance,
             self.patience,
             self.noise_chunk,
+            self.keep,
         )
 
     @property
@@ -220,7 +231,7 @@ class M2IB(AttributionMethod):
 
     def _captured_fit(self, batch: PairBatch) -> MaskFit | None:
         """The fit of a batch after all its steps, made as a CUDA graph, or None where it cannot be one."""
-        if self.prepare().device.type != "cuda" or not self.graphs:
+        if self.prepare().device.type != "cuda" or not self.graphs or self.keep is not None:
             return None
         text = self.prepare().text
         whole = fill_batch(batch if text.reads_padding else pad_texts(batch, text.length), self._pairs)
@@ -254,21 +265,20 @@ class M2IB(AttributionMethod):
         history = {name: torch.stack([v[name] for v in fit.history]).cpu().numpy() for name in fit.history[0]}
         count = len(shown)
         # Along another target than the other modality it is no similarity, and stands in the history alone.
-        similar = history if fit.batch.targets is None else {}
-        through = {m: similar.get(f"{m}/relevance") for m in MODALITIES}
-        scores = {
-            f"{m}_score": [float("nan")] * count if found is None else found[-1].tolist()
-            for m, found in through.items()
-        }
+        held, through = fit.held(), {f"{m}_score": [float("nan")] * count for m in MODALITIES}
+        if fit.batch.targets is None:
+            found_last = {m: history[name][-1] for m in MODALITIES if (name := f"{m}/relevance") in history}
+            found_last |= {m: masks.relevance.cpu().numpy() for m, masks in held.items()}
+            through |= {f"{m}_score": left.tolist() for m, left in found_last.items()}
         found = as_attributions(
             fit.batch,
-            image=fit.image_maps(),
-            text=fit.text_maps(),
+            image=fit.image_maps(held.get("image")),
+            text=fit.text_maps(held.get("text")),
             special=fit.hidden["text"].special,
             score=fit.score,
             unit=self.unit,
             settings=self.settings,
-            **scores,
+            **through,
             history=[{name: values[: shown[i], i] for name, values in history.items()} for i in range(count)],
             steps=updates,
             stop_reason=[REASONS[reason] if reason else running for reason in reasons],
@@ -282,7 +292,8 @@ class M2IB(AttributionMethod):
         """What a result is made with."""
         layers = {f"{modality}_layer": setting.layer for modality, setting in self.towers.items()}
         terms = [type(term).__name__ for term in self.loss_terms]
-        return super().settings | layers | {"steps": self.steps, "loss_terms": terms}
+        made = super().settings | layers | {"steps": self.steps, "loss_terms": terms}
+        return {name: value for name, value in made.items() if self.keep is None or name not in BETAS}
 
     # What follows is the same fit under a Trainer: an epoch is a step of every pair's masks.
 
@@ -315,6 +326,12 @@ class M2IB(AttributionMethod):
         running = statistics.pop("pairs/running")
         self.log("pairs/running", running, on_step=False, on_epoch=True, batch_size=1, reduce_fx="sum")
         self.log_dict(statistics, on_step=False, on_epoch=True, batch_size=len(batch))
+
+    def on_train_end(self) -> None:
+        """Find what is kept while masks and model are still on the accelerator."""
+        for fit in self.mask_fits:
+            if fit.history:
+                fit.held()
 
     def on_train_epoch_end(self) -> None:
         """End the fit when every pair is done."""
@@ -357,6 +374,22 @@ def _check_terms(terms: Sequence[LossTerm], modalities: Sequence[Modality]) -> N
                 f"Expected both modalities for {type(term).__name__} but got {list(modalities)}. "
                 "Remedy: explain both, or leave the term out."
             )
+
+
+def _check_keep(keep: float | None, betas: Mapping[Modality, float], terms: Sequence[LossTerm]) -> None:
+    """Refuse a share that is none, two ways to say the same thing, or a loss in which nothing can be traded."""
+    if keep is None:
+        return
+    if not 0 < keep <= 1:
+        raise ValueError(f"Expected `keep` to be above 0 and at most 1 but got {keep}. Remedy: 0.9.")
+    said = {name: beta for m, beta in betas.items() if beta != BETAS[name := f"{m}_beta"]}
+    if said:
+        raise ValueError(f"Expected `keep` or betas but got keep={keep} and {said}. Remedy: leave one of them out.")
+    if "relevance" not in [term.name for term in terms] or not any(term.weighed_by_beta for term in terms):
+        raise ValueError(
+            f"Expected Relevance and Compression among `loss_terms` with keep={keep} but got "
+            f"{', '.join(type(term).__name__ for term in terms)}. Remedy: add them, or say betas instead."
+        )
 
 
 def _stop_reason(trainer: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -15,8 +16,9 @@ from torch.nn import functional as F
 
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.bottleneck import InformationBottleneck, NoiseBank, ReadOut
-from m2ib_lightning.losses import Bottlenecked, JointTerm, LossTerm, MovingTerm
+from m2ib_lightning.losses import Bottlenecked, JointTerm, LossTerm, MovingTerm, along
 from m2ib_lightning.methods.base import MODALITIES
+from m2ib_lightning.methods.keeping import DRAWS, Held, beta_ratio, compress_until, least
 from m2ib_lightning.methods.stopping import NON_FINITE, Stopping
 from m2ib_lightning.prior import Prior
 from m2ib_lightning.types import HiddenStates, Layer, Modality, PairBatch
@@ -66,6 +68,7 @@ class MaskFit(nn.Module):
         tolerance: Of the convergence of a pair, see `Stopping`.
         patience: The same.
         noise_chunk: Noise samples computed at once, or None for what keeps the device busy. Changes no result.
+        keep: Share of the clean similarity that is to be left; the beta of a tower is then what a pair starts from.
 
     Attributes:
         history: Per step a dictionary of (B,) values, see `step`.
@@ -83,13 +86,14 @@ class MaskFit(nn.Module):
         tolerance: float | None = None,
         patience: int = 1,
         noise_chunk: int | None = None,
+        keep: float | None = None,
     ) -> None:
         super().__init__()
         if batch.targets is not None:
             towers = {modality: tower for modality, tower in towers.items() if modality in batch.targets}
         self._backbone = [backbone]  # in a list: its weights are none of the fit's
         self.batch, self.towers, self.noise, self.noise_chunk = batch, dict(towers), noise, noise_chunk
-        self.terms = _named_terms(loss_terms, self.towers)
+        self.terms, self.keep = _named_terms(loss_terms, self.towers), keep
         self.hidden: dict[Modality, HiddenStates] = {}
         self.clean: dict[Modality, Tensor] = {}
         self.grids: dict[Modality, list[tuple[int, int]] | None] = {}
@@ -100,6 +104,7 @@ class MaskFit(nn.Module):
         self.history: list[dict[str, Tensor]] = []
         self.stopping = Stopping(self.pairs, tolerance, patience, self.clean["image"].device)
         self._before: dict[Modality, Tensor] = {}
+        self._held: dict[Modality, Held] = {}
 
     @property
     def backbone(self) -> Backbone:
@@ -168,6 +173,7 @@ class MaskFit(nn.Module):
         values = self._judged(self.evaluate(backward))
         self.history.append(values)
         self.keep_masks()
+        self._held = {}
         return values
 
     def evaluate(self, backward: Callable[[Tensor], None] | None = None) -> dict[str, Tensor]:
@@ -194,6 +200,10 @@ class MaskFit(nn.Module):
         scale = _loss_scale(self.clean["image"].device) if backward is None else 1.0
         weights = self._weights()
         values = {f"{name}_weight": weights[name] for name, (term, _) in self.terms.items() if _moves(term)}
+        if self.keep is not None:
+            values |= {
+                f"{modality}/beta": tower.beta * self._beta_ratio(modality) for modality, tower in self.towers.items()
+            }
         for start in range(0, samples, chunk):
             part = slice(start, min(start + chunk, samples))
             found = self._evaluate_terms(weights, part)
@@ -224,12 +234,25 @@ class MaskFit(nn.Module):
             weight: float | Tensor = -term.weight if term.maximised else term.weight
             if term.weighed_by_beta:
                 weight = weight * self.towers[looks_at[0]].beta
+            elif self.keep is not None and len(looks_at) == 1:
+                # Not beta times compression: Adam would go on for steps with the gradients that it remembers.
+                weight = weight / self._beta_ratio(looks_at[0])
             if isinstance(term, MovingTerm):
                 weight = weight * term.factor(self._past(name.split("/")[0]))
             # A number is written on the device, not copied there: a graph cannot hold a copy.
             made = weight if isinstance(weight, Tensor) else torch.full((), weight, device=self.clean["image"].device)
             weights[name] = repeat(made, "-> b", b=self.pairs) if made.ndim == 0 else made
         return weights
+
+    def wanted(self, modality: Modality) -> Tensor:
+        """(B,) similarity that is to be left through a bottleneck, with `keep`."""
+        assert self.keep is not None
+        return least(along(self.clean[modality], self.target(modality)), self.keep)
+
+    def _beta_ratio(self, modality: Modality) -> Tensor:
+        """(B,) by which the tower's beta is multiplied at this step, with `keep`."""
+        wanted = self.wanted(modality)
+        return beta_ratio(self.history[-1][f"{modality}/relevance"] if self.history else wanted, wanted)
 
     def _past(self, tower: str) -> list[dict[str, Tensor]]:
         """What the terms of a tower, or the joint ones, were at the steps made."""
@@ -274,7 +297,7 @@ class MaskFit(nn.Module):
 
     def _weights_moved(self, values: Mapping[str, Tensor]) -> Tensor:
         """(B,) bool, the pairs whose terms are not weighed as in the step before."""
-        moved = torch.zeros_like(self.stopping.running)
+        moved = torch.full_like(self.stopping.running, self.keep is not None)
         for name, (term, _) in self.terms.items():
             if _moves(term):
                 moved |= values[f"{name}_weight"] != self.history[-1][f"{name}_weight"]
@@ -302,12 +325,33 @@ class MaskFit(nn.Module):
 
     def restart(self) -> None:
         """Open all masks again and forget the steps made; what was computed of the clean pairs stays."""
-        self.history, self._before = [], {}
+        self.history, self._before, self._held = [], {}, {}
         self.stopping = Stopping(
             self.pairs, self.stopping.tolerance, self.stopping.patience, self.clean["image"].device
         )
         for modality in self.towers:
             nn.init.constant_(self.bottleneck(modality).alpha, self.towers[modality].start)
+
+    @torch.no_grad()
+    def held(self) -> dict[Modality, Held]:
+        """The masks that are the result with `keep`, after one step or more; empty without. The fit is not changed."""
+        if self.keep is not None and not self._held:
+            for modality in self.towers:
+                alpha, look = self.bottleneck(modality).alpha.detach(), partial(self.let_through, modality)
+                self._held[modality] = compress_until(look, alpha, self.wanted(modality))
+        return self._held
+
+    @torch.no_grad()
+    def let_through(self, modality: Modality, alpha: Tensor) -> Held:
+        """What masks of these logits leave, with the noise of the steps that would come next."""
+        tower, bottleneck, hidden = self.backbone.tower(modality), self.bottleneck(modality), self.hidden[modality]
+        lambda_, left = torch.sigmoid(alpha), []
+        for step in range(len(self.history), len(self.history) + DRAWS[modality]):
+            for noise in self.noise(step, modality, tower.length, tower.width, alpha.device).split(self._chunk()):
+                z = bottleneck(noise, lambda_)
+                embedding = self.towers[modality].suffix(z, hidden, self.towers[modality].layer)
+                left.append(along(embedding.float(), self.target(modality)))
+        return Held.of_samples(alpha, torch.cat(left))
 
     @torch.no_grad()
     def statistics(self) -> dict[str, float]:
@@ -327,21 +371,34 @@ class MaskFit(nn.Module):
         return found
 
     @torch.no_grad()
-    def image_maps(self) -> list[Tensor] | None:
-        """Per pair (gh, gw) nats, the capacity of each patch summed over channels, or None if not explained."""
+    def image_maps(self, held: Held | None = None) -> list[Tensor] | None:
+        """Per pair (gh, gw) nats, the capacity of each patch summed over channels, or None if not explained.
+
+        Args:
+            held: Other masks than those that are fitted.
+        """
         grids = self.grids["image"]
         if grids is None or "image" not in self.towers:
             return None
-        capacity = reduce(self.bottleneck("image").capacity(), "b l d -> b l", "sum").cpu()  # once, not pair by pair
+        capacity = self._capacity("image", held)
         content = ~self.hidden["image"].special.cpu()
         return [row[keep].reshape(grid) for row, keep, grid in zip(capacity, content, grids, strict=True)]
 
     @torch.no_grad()
-    def text_maps(self) -> list[Tensor] | None:
-        """Per pair (L,) nats, the capacity of each token summed over channels, or None if not explained."""
-        if "text" not in self.towers:
-            return None
-        return list(reduce(self.bottleneck("text").capacity(), "b l d -> b l", "sum").cpu())
+    def text_maps(self, held: Held | None = None) -> list[Tensor] | None:
+        """Per pair (L,) nats, the capacity of each token summed over channels, or None if not explained.
+
+        Args:
+            held: Other masks than those that are fitted.
+        """
+        return list(self._capacity("text", held)) if "text" in self.towers else None
+
+    def _capacity(self, modality: Modality, held: Held | None) -> Tensor:
+        """(B, L) nats, brought to the processor once and not pair by pair."""
+        bottleneck = self.bottleneck(modality)
+        # When a fit has ended, Lightning has taken the bottleneck, but not what it held, off the accelerator.
+        alpha = None if held is None else held.alpha.to(bottleneck.x.device)
+        return reduce(bottleneck.capacity(alpha), "b l d -> b l", "sum").cpu()
 
     def drop_stopped(self, optimizer: torch.optim.Optimizer) -> None:
         """Go on with the running pairs alone; the optimiser's state goes with them."""
@@ -361,6 +418,7 @@ class MaskFit(nn.Module):
         self.batch = self.batch.keep(rows.tolist())
         self.history = [{name: value[rows] for name, value in step.items()} for step in self.history]
         self.stopping.keep(rows)
+        self._held = {}
 
     def get_extra_state(self) -> dict[str, Any]:
         """What a checkpoint holds beside the masks."""

@@ -5,12 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from m2ib_lightning.backbones import Backbone, load_backbone
-from m2ib_lightning.data import PairDataModule, make_scene
+from m2ib_lightning.data import make_scene
 from m2ib_lightning.losses import (
-    AdaptiveCompression,
     Agreement,
     Bottlenecked,
     Compression,
@@ -23,7 +21,7 @@ from m2ib_lightning.losses import (
     TotalVariation,
 )
 from m2ib_lightning.methods import M2IB
-from tests.methods.made import assert_same_maps, explain, quiet_trainer, scene_pairs
+from tests.methods.made import assert_same_maps, explain, scene_pairs
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +36,11 @@ def terms(which: str) -> list[LossTerm]:
         "sparsity": [*plain, Sparsity(1.0)],
         "contrastive": [*plain, ContrastiveRelevance(["a cat", "a dog"], [make_scene(77).image], weight=0.1)],
         "scheduled": [ScheduledCompression(0.0, 5), Relevance()],
-        "adaptive": [AdaptiveCompression(rate=3.0), Relevance()],
         "agreement": [*plain, Agreement()],
     }[which]
 
 
-EVERY = ["total variation", "sparsity", "contrastive", "scheduled", "adaptive", "agreement"]
+EVERY = ["total variation", "sparsity", "contrastive", "scheduled", "agreement"]
 
 
 @pytest.mark.slow
@@ -67,7 +64,7 @@ def test_the_total_is_the_weighted_sum_of_what_is_logged(embedded, which):
         for name, weight in (("total_variation", 3.0), ("sparsity", 1.0), ("contrastive_relevance", 0.1)):
             expected = expected + weight * h.get(f"{modality}/{name}", 0.0)
     np.testing.assert_allclose(h["loss/total"], expected - h.get("joint/agreement", 0.0), rtol=1e-4, atol=1e-5)
-    assert ("image/compression_weight" in h) == (which in ("scheduled", "adaptive"))
+    assert ("image/compression_weight" in h) == (which == "scheduled")
 
 
 def test_the_gradient_of_a_joint_term_reaches_both_masks(embedded):
@@ -97,30 +94,6 @@ def test_a_schedule_is_followed_and_no_pair_ends_because_of_it(embedded):
         np.testing.assert_allclose(a.history["image/compression_weight"][:7], [0, 0.6, 1.2, 1.8, 2.4, 3, 3], rtol=1e-5)
         # The loss rises while beta does, which is no sign that the fit is done or diverges.
         assert (np.diff(a.history["loss/total"][:3]) > 0.1).all() and a.steps >= 6
-
-
-def test_an_adaptive_weight_follows_each_pair(embedded):
-    for a in explain(embedded, scene_pairs(3), loss_terms=terms("adaptive"), noise_samples=2):
-        relevance, weight = a.history["text/relevance"], a.history["text/compression_weight"]
-        surplus = np.concatenate([[0], np.cumsum(relevance - 0.9 * relevance[0])[:-1]])
-        np.testing.assert_allclose(weight, 0.1 * np.exp(3 * surplus), rtol=1e-4)
-        assert a.stop_reason == "max_steps"
-
-
-def test_a_weight_that_moves_is_the_same_in_a_resumed_fit(embedded, tmp_path):
-    def run(epochs: int, checkpoint: str | None = None) -> M2IB:
-        method = M2IB(embedded, noise_samples=2, loss_terms=terms("adaptive"))
-        trainer = quiet_trainer(max_epochs=epochs)
-        trainer.callbacks.append(ModelCheckpoint(tmp_path, save_last=True))
-        trainer.fit(method, PairDataModule(scenes=2), ckpt_path=checkpoint)
-        trainer.save_checkpoint(tmp_path / "masks.ckpt")
-        return method
-
-    whole = run(8).attributions()
-    run(4)
-    for a, b in zip(run(8, str(tmp_path / "masks.ckpt")).attributions(), whole, strict=True):
-        np.testing.assert_array_equal(a.image_map, b.image_map)
-        np.testing.assert_array_equal(a.history["image/compression_weight"], b.history["image/compression_weight"])
 
 
 def test_negatives_are_embedded_as_the_model_embeds_them_in_pairs(embedded):
