@@ -10,6 +10,7 @@ from typing import Any, get_args
 from m2ib_lightning import methods
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
+from m2ib_lightning.calibration import Calibration
 from m2ib_lightning.contracts import without_frames
 from m2ib_lightning.data.asked import KEYWORDS
 from m2ib_lightning.data.images import ImageLike
@@ -33,6 +34,7 @@ def explain(
     phrases: Phrases | Sequence[Phrases] | None = None,
     against: ImageLike | Sequence[ImageLike] | None = None,
     regions: Sequence[RegionLike] | None = None,
+    calibration: str | Path | None = None,
     **arguments: Any,
 ) -> list[Attribution]:
     """Explain what makes each image and its text similar to a model.
@@ -49,6 +51,8 @@ def explain(
             one: a foil for all pairs, or one for each. A string is a caption; a `Path` or a picture is a picture.
         regions: What to find words for, for `Attribution.regions`: boxes (left, top, right, bottom) in pixels, or
             masks (H, W), of every picture.
+        calibration: A folder that `m2ib calibrate` or `Calibration.save` wrote for this model: M2IB's layers, betas and
+            priors, unless `arguments` say others.
         arguments: The method's own: modalities, and for M2IB image_layer, text_layer, image_beta, text_beta, steps,
             noise_samples, prior, read_out, seed, ...
 
@@ -70,6 +74,8 @@ def explain(
         raise ValueError(f"Expected `batch_size` to be at least 1 but got {batch_size}. Remedy: choose a larger one.")
     _check_kinds(images, texts, backbone)
     kind = _method(method)
+    if calibration is not None:
+        arguments = Calibration.arguments(calibration) | arguments
     _check_arguments(kind, arguments)
     references = make_references(images, texts)
     check_all(references)

@@ -83,7 +83,7 @@ class PriorStatistics:
         return Prior(mean.float(), std.float(), read_mean.float().expand_as(mean).clone())
 
 
-def save_priors(path: str | Path, priors: dict[str, Prior], **about: str) -> None:
+def write_priors(path: str | Path, priors: dict[str, Prior], **about: str) -> None:
     """Write priors by name ("image", "text"), whole or not at all.
 
     Args:
@@ -103,8 +103,8 @@ def save_priors(path: str | Path, priors: dict[str, Prior], **about: str) -> Non
         save_file(tensors, str(unfinished), metadata=about | {CHECKSUM: _checksum(tensors, about)})
 
 
-def load_priors(path: str | Path) -> tuple[dict[str, Prior], dict[str, str]]:
-    """Read what `save_priors` wrote: priors by name, and what they were measured on.
+def read_priors(path: str | Path) -> tuple[dict[str, Prior], dict[str, str]]:
+    """Read what `write_priors` wrote: priors by name, and what they were measured on.
 
     Raises:
         ValueError: There is no such file, it is none of ours, or it is damaged: a value that is not finite, a standard
@@ -113,7 +113,7 @@ def load_priors(path: str | Path) -> tuple[dict[str, Prior], dict[str, str]]:
     if not Path(path).is_file():
         raise ValueError(
             f"Expected `prior` to be 'unit', 'measured' or a file of measured priors but found no file {str(path)!r}. "
-            "Remedy: choose one, or measure with `m2ib_lightning.measure_priors` and save."
+            "Remedy: choose one, or measure them over your pairs with `m2ib calibrate`."
         )
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -145,7 +145,4 @@ def _checksum(tensors: dict[str, Tensor], about: dict[str, str]) -> str:
 
 
 def _damaged(path: str | Path, how: str) -> ValueError:
-    return ValueError(
-        f"Expected priors as `save_priors` writes them but {str(path)!r} {how}. "
-        "Remedy: measure them again with `m2ib_lightning.measure_priors` and save."
-    )
+    return ValueError(f"Expected priors as `m2ib calibrate` writes them but {str(path)!r} {how}. Remedy: run it again.")

@@ -23,9 +23,9 @@ from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.backbones.towers import no_text
 from m2ib_lightning.checks import check_at_least
 from m2ib_lightning.losses import along
-from m2ib_lightning.methods.calibration import default_layer, find_priors
 from m2ib_lightning.methods.embed_alone import embed_alone
 from m2ib_lightning.methods.objective import token_table
+from m2ib_lightning.methods.priors import default_layer, find_priors
 from m2ib_lightning.types import Box, Modality, PairBatch, Span
 
 PhraseOut = Literal["deleted", "neutral", "mean"]

@@ -33,7 +33,7 @@ from transformers import CLIPProcessor
 from m2ib_lightning import explain
 from m2ib_lightning.backbones import Backbone, load_backbone
 from m2ib_lightning.backbones.load import EMBEDDED
-from m2ib_lightning.methods.calibration import default_layer
+from m2ib_lightning.methods.priors import default_layer
 from tests.backbones.compare import TEXTS, compare, library_blocks, library_features, pictures
 from tests.backbones.tokenizers import byte_fallback
 from tests.checkpoints import CHECKPOINTS, clip_pictures, save

@@ -23,6 +23,7 @@ TWO = compare("--data.scene_seed 10250 --data.scene_named 2", 250)
 COST = "python scripts/cost_and_quality.py --scenes {scenes} --scene_seed 20000"
 IDEAS = "python scripts/compare_ideas.py --scenes {scenes}"
 SEARCH = Run("python scripts/search_settings.py --scenes {scenes} --output {output}", "settings.csv", 40)
+CALIBRATED = "python scripts/calibrated_on_scenes.py --pairs 24 --image_layers 0 2 3 4 6 --betas 0.1 0.3 1 3"
 WATCHING = "python scripts/watching_cost.py --logger wandb --repeats 3 --output {output}"
 SPEED = Run("python scripts/benchmark.py --scaling --output {output}/benchmark.json", "benchmark.json")
 KILLED = "python scripts/kill_and_resume.py --scenes {scenes} --folder {output}/run"
@@ -80,6 +81,12 @@ TABLES = [
         rendered.of_scores(lambda r: rendered.methods_table(r, rendered.FIRST_THREE, FIVE[:2])),
     ),
     Table("search", MEASUREMENTS, {"search": SEARCH}, rendered.settings_table),
+    Table(
+        "calibration",
+        "m2ib_lightning/evaluation/README.md",
+        {"on": Run(f"{CALIBRATED} --scenes {{scenes}} --output {{output}}", scenes=100)},
+        rendered.calibration_table,
+    ),
     Table("text-layers", MEASUREMENTS, {"search": SEARCH}, rendered.text_layers_table),
     Table(
         "losses",

@@ -234,6 +234,16 @@ def settings_table(files: Mapping[str, Path]) -> str:
     return markdown(["`image_beta`", *heads.values()], rows)
 
 
+def calibration_table(files: Mapping[str, Path]) -> str:
+    """The default and what was chosen, on scenes that it was not chosen on."""
+    heads = ("setting", "image_layer", "image_beta", "text_layer", "text_beta")
+    shares = ("highest pixel", "on object", "word leads", "image left", "text left")
+    cells = (
+        [*(str(row[key]) for key in heads), *(number(row[key], 2) for key in shares)] for row in rows_of(files["on"])
+    )
+    return markdown([*heads, *shares], cells)
+
+
 def text_layers_table(files: Mapping[str, Path]) -> str:
     """How often the naming word leads with the text's bottleneck at each layer."""
     frame = pd.read_csv(files["search"])

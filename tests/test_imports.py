@@ -14,6 +14,7 @@ LAYERS = [
     {"verdict", "attribution", "display", "prior", "losses", "metrics", "backbones", "contracts"},
     {"bottleneck"},
     {"store", "data", "methods", "targets", "phrases"},
+    {"calibration"},
     {"evaluation"},
     {"report"},
     {"callbacks"},

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from m2ib_lightning.prior import PriorStatistics, load_priors, save_priors, unit_prior
+from m2ib_lightning.prior import PriorStatistics, read_priors, unit_prior, write_priors
 from m2ib_lightning.types import HiddenStates
 
 
@@ -49,12 +49,12 @@ def test_nothing_measured_is_said():
 
 
 def test_priors_survive_their_file(tmp_path):
-    save_priors(tmp_path / "p.safetensors", {"image": unit_prior(4)}, weights="abc")
-    priors, said = load_priors(tmp_path / "p.safetensors")
+    write_priors(tmp_path / "p.safetensors", {"image": unit_prior(4)}, weights="abc")
+    priors, said = read_priors(tmp_path / "p.safetensors")
     assert said == {"weights": "abc"}
     torch.testing.assert_close(priors["image"].std, torch.ones(4))
 
 
 def test_a_missing_file_of_priors_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"no file .*nothing.*Remedy"):
-        load_priors(tmp_path / "nothing")
+        read_priors(tmp_path / "nothing")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from m2ib_lightning import AttributionStore, explain, load_backbone, suggest_settings
+from m2ib_lightning import AttributionStore, calibrate, explain, load_backbone
 from m2ib_lightning.backbones.huggingface import HuggingFaceBackbone
 from m2ib_lightning.data import make_scene
 from m2ib_lightning.methods import Saliency
@@ -27,7 +27,7 @@ RECIPES = {
     "m2ib.compare": "m2ib_lightning/metrics/README.md",
     "class MyBackbone": "m2ib_lightning/backbones/README.md",
     "AttributionStore": "m2ib_lightning/store/README.md",
-    "suggest_settings": "m2ib_lightning/evaluation/README.md",
+    "m2ib.calibrate": "m2ib_lightning/evaluation/README.md",
 }
 """What is run here, by what its block of code holds."""
 
@@ -96,13 +96,13 @@ def test_a_store_is_read_as_its_page_says(tmp_path, monkeypatch):
     assert len(names["store"]) == 1
 
 
-def test_settings_are_suggested_as_their_page_says(capsys):
-    quick = functools.partial(suggest_settings, layers={"image": [2], "text": ["embeddings"]}, betas=[0.1, 3], steps=2)
-    exec(
-        recipe("suggest_settings").replace("m2ib.suggest_settings", "quick"),
-        names := {"images": [make_scene(0).image], "texts": ["a cat"], "backbone": "embedded", "quick": quick},
-    )
-    assert names["results"][0].settings["image_layer"] == 2 and "image" in capsys.readouterr().out
+def test_a_model_is_calibrated_as_its_page_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    quick = functools.partial(calibrate, image_layers=[2], text_layers=["embeddings"], betas=[0.1, 3], steps=2)
+    scenes = [make_scene(seed) for seed in range(8)]
+    names: dict[str, Any] = {"images": [s.image for s in scenes], "texts": [s.caption for s in scenes]}
+    exec(recipe("m2ib.calibrate").replace("m2ib.calibrate", "quick"), names | {"backbone": "embedded", "quick": quick})
+    assert (tmp_path / "calibration" / "calibration.yaml").is_file()
 
 
 def test_the_backbone_of_its_page_reads_a_model_as_the_package_does():

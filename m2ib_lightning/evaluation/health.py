@@ -88,7 +88,7 @@ class Health:
                 ", ".join(f"{verdict.replace('_', ' ')} {count}" for verdict, count in self.verdicts.most_common()),
                 self.verdicts["ok"] >= 0.8 * len(self.results),
                 "Four of five pairs should be ok. Otherwise the model does not know them, or the layers do not suit "
-                "it; `suggest_settings` finds others.",
+                "it; `m2ib calibrate` finds others.",
             ),
             Finding(
                 "Nats and what hiding costs",

@@ -3,8 +3,7 @@
 from m2ib_lightning.methods import baselines
 from m2ib_lightning.methods.base import AttributionMethod
 from m2ib_lightning.methods.baselines import *  # noqa: F403
-from m2ib_lightning.methods.calibration import measure_priors
 from m2ib_lightning.methods.m2ib import M2IB, RELEASED
 
-__all__ = ["M2IB", "RELEASED", "AttributionMethod", "measure_priors"]
+__all__ = ["M2IB", "RELEASED", "AttributionMethod"]
 __all__ += baselines.__all__

@@ -19,12 +19,12 @@ from m2ib_lightning.bottleneck import INITIAL_ALPHA, NoiseBank, ReadOut
 from m2ib_lightning.checks import check_at_least
 from m2ib_lightning.losses import Compression, JointTerm, LossTerm, Relevance
 from m2ib_lightning.methods.base import MODALITIES, AttributionMethod, as_attributions
-from m2ib_lightning.methods.calibration import default_layer, find_priors
 from m2ib_lightning.methods.captured import CapturedSteps, can_be_captured, fill_batch, pad_texts, shape_of
 from m2ib_lightning.methods.embed_alone import embed_alone
 from m2ib_lightning.methods.mask_fit import MaskFit, TowerSetting
 from m2ib_lightning.methods.mismatched import match_scores
 from m2ib_lightning.methods.objective import gradients
+from m2ib_lightning.methods.priors import default_layer, find_priors
 from m2ib_lightning.methods.stopping import CONVERGED, DIVERGED, REASONS
 from m2ib_lightning.types import Layer, Modality, Pair, PairBatch
 from m2ib_lightning.verdict import check_thresholds
@@ -72,7 +72,7 @@ class M2IB(AttributionMethod):
         initial_alpha: Logit that the masks start from.
         optimizer: Made with the masks and given `lr`.
         prior: What noise is drawn from: "unit", N(0, 1) as in the paper; "measured", the mean and standard deviation
-            of each channel over composed scenes; or a file written by `save_priors`.
+            of each channel over composed scenes; or a file that `m2ib calibrate` wrote.
         read_out: The token that the head reads (CLS, EOS) at a block: masked like any other ("bottleneck", as in the
             paper), held at its mean over data ("mean"), or left as it is ("clean").
         loss_terms: What is minimised; compression and relevance by default.

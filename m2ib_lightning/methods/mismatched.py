@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.files import replacing
-from m2ib_lightning.methods.calibration import EDITION, cache_folder, is_open_to_others, scene_batches
+from m2ib_lightning.methods.priors import EDITION, cache_folder, is_open_to_others, scene_batches
 
 
 class Mismatched(NamedTuple):

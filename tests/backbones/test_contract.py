@@ -11,7 +11,7 @@ from transformers.utils import is_protobuf_available, is_sentencepiece_available
 from m2ib_lightning import explain
 from m2ib_lightning.backbones import Backbone, load_backbone
 from m2ib_lightning.errors import MissingExtra
-from m2ib_lightning.methods.calibration import default_layer
+from m2ib_lightning.methods.priors import default_layer
 from tests.backbones.compare import TEXTS, compare, library_features, pictures
 from tests.checkpoints import CHECKPOINTS
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from m2ib_lightning import explain
 from m2ib_lightning.backbones import load_backbone
 from m2ib_lightning.backbones.openclip import OpenClipBackbone
-from m2ib_lightning.methods.calibration import default_layer
+from m2ib_lightning.methods.priors import default_layer
 from tests.backbones.compare import TEXTS, compare, pictures
 from tests.backbones.openclip_models import openclip_blocks, openclip_features, small_config, small_model, small_texts
 from tests.backbones.tokenizers import wordpiece

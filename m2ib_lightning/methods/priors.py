@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,7 @@ import torch
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.data.scenes import make_scene
 from m2ib_lightning.printable import printable
-from m2ib_lightning.prior import Prior, PriorStatistics, load_priors, save_priors, unit_prior
+from m2ib_lightning.prior import Prior, PriorStatistics, read_priors, unit_prior, write_priors
 from m2ib_lightning.types import Layer, Modality, PairBatch
 
 SCENES = 64
@@ -21,6 +22,9 @@ SCENES = 64
 
 EDITION = 1
 """Of those scenes; a change of what they are raises it, so that kept priors of before are not used."""
+
+UNSEEN = "The defaults were chosen on other models than %s; `m2ib calibrate` finds what suits it from 8 pairs or more."
+"""Said of a model that nothing is kept of yet."""
 
 
 def default_layer(modality: Modality, depth: int, prior: str) -> Layer:
@@ -40,7 +44,7 @@ def default_layer(modality: Modality, depth: int, prior: str) -> Layer:
 
 
 @torch.no_grad()
-def measure_priors(
+def measure_over(
     backbone: Backbone, batches: Iterable[PairBatch], layers: Mapping[Modality, Layer]
 ) -> dict[str, Prior]:
     """Mean and standard deviation of each channel of a model's hidden states over data.
@@ -77,7 +81,12 @@ def find_priors(backbone: Backbone, prior: str, layers: Mapping[Modality, Layer]
         return _from_file(Path(prior), backbone, layers)
     found: dict[str, Prior] = {}
     for modality, layer in layers.items():
-        found |= _kept(backbone, modality, layer) or _measured(backbone, modality, layer)
+        found |= _kept(backbone, modality, layer)
+    if not found and backbone.name != "embedded" and not any(cache_folder().glob(f"{backbone.weight_hash}-*")):
+        logging.getLogger(__name__).warning(UNSEEN, printable(backbone.name))
+    for modality, layer in layers.items():
+        if modality not in found:
+            found |= _measured(backbone, modality, layer)
     return found
 
 
@@ -97,12 +106,12 @@ def _kept(backbone: Backbone, modality: Modality, layer: Layer) -> dict[str, Pri
 
 def _measured(backbone: Backbone, modality: Modality, layer: Layer) -> dict[str, Prior]:
     """The prior over scenes, kept for the next time; several processes may do so at once."""
-    measured = measure_priors(backbone, scene_batches(backbone), {modality: layer})
+    measured = measure_over(backbone, scene_batches(backbone), {modality: layer})
     path = _cache_file(backbone, modality, layer)
     # A cache that cannot be written costs a second each time and nothing else.
     with contextlib.suppress(OSError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        save_priors(path, measured, **about(backbone, {modality: layer}))
+        write_priors(path, measured, **about(backbone, {modality: layer}))
     return measured
 
 
@@ -120,7 +129,7 @@ def about(backbone: Backbone, layers: Mapping[Modality, Layer]) -> dict[str, str
 
 
 def _from_file(path: Path, backbone: Backbone, layers: Mapping[Modality, Layer]) -> dict[str, Prior]:
-    priors, said = load_priors(path)
+    priors, said = read_priors(path)
     wanted = about(backbone, layers)
     wrong = {key: said.get(key) for key, value in wanted.items() if said.get(key) != value}
     wrong |= {
@@ -131,7 +140,7 @@ def _from_file(path: Path, backbone: Backbone, layers: Mapping[Modality, Layer])
     if wrong:
         raise ValueError(
             f"Expected priors measured with {wanted} but {str(path)!r} says {wrong}. "
-            "Remedy: measure them again for this model and these layers."
+            "Remedy: run `m2ib calibrate` for this model, or take its layers from there."
         )
     return {m: priors[m] for m in layers}
 

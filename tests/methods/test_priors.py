@@ -1,6 +1,7 @@
 """Priors are measured once and kept; what cannot be trusted is measured again, and said in one line."""
 
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -12,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from m2ib_lightning import load_backbone
 from m2ib_lightning.data import make_scene
-from m2ib_lightning.methods import calibration
-from m2ib_lightning.methods.calibration import about, find_priors
-from m2ib_lightning.prior import Prior, save_priors
+from m2ib_lightning.methods import priors
+from m2ib_lightning.methods.priors import about, find_priors
+from m2ib_lightning.prior import Prior, write_priors
 
 LAYERS = {"image": 1}
 
@@ -30,17 +31,15 @@ def cache(tmp_path, monkeypatch, backbone):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     scenes = [make_scene(i) for i in range(2)]
     batch = backbone.preprocess([s.image for s in scenes], [s.caption for s in scenes])
-    monkeypatch.setattr(calibration, "scene_batches", lambda _: [batch])
+    monkeypatch.setattr(priors, "scene_batches", lambda _: [batch])
     return tmp_path / "m2ib_lightning" / "priors"
 
 
 @pytest.fixture
 def measured(monkeypatch) -> list:
     """The layers that were measured, not read."""
-    asked, original = [], calibration.measure_priors
-    monkeypatch.setattr(
-        calibration, "measure_priors", lambda b, d, layers: asked.append(layers) or original(b, d, layers)
-    )
+    asked, original = [], priors.measure_over
+    monkeypatch.setattr(priors, "measure_over", lambda b, d, layers: asked.append(layers) or original(b, d, layers))
     return asked
 
 
@@ -114,7 +113,7 @@ def test_a_file_of_values_that_cannot_be_is_refused(part, value, tmp_path, backb
     width = backbone.tower("image").width
     prior = Prior(torch.zeros(width), torch.ones(width), torch.zeros(width))
     getattr(prior, part)[3] = value
-    save_priors(tmp_path / "p", {"image": prior}, **about(backbone, LAYERS))
+    write_priors(tmp_path / "p", {"image": prior}, **about(backbone, LAYERS))
     with pytest.raises(ValueError, match=r"'.*/p' holds values that are not finite, or .*not positive. Remedy: "):
         find_priors(backbone, str(tmp_path / "p"), LAYERS)
 
@@ -124,16 +123,16 @@ def test_priors_of_another_model_layer_tower_or_width_are_refused(tmp_path, back
     said = about(backbone, LAYERS)
     one = Prior(torch.zeros(width), torch.ones(width), torch.zeros(width))
     narrow = Prior(torch.zeros(3), torch.ones(3), torch.zeros(3))
-    for name, priors, changes in [
+    for name, found, changes in [
         ("weights", {"image": one}, {"weights": "other"}),
         ("image_layer", {"image": one}, {"image_layer": "2"}),
         ("image width", {"image": narrow}, {}),
         ("image width", {"text": one}, {}),
     ]:
-        save_priors(tmp_path / "p", priors, **said | changes)
-        with pytest.raises(ValueError, match=rf"says {{'{name}'.*Remedy: measure them again"):
+        write_priors(tmp_path / "p", found, **said | changes)
+        with pytest.raises(ValueError, match=rf"says {{'{name}'.*Remedy: run `m2ib calibrate`"):
             find_priors(backbone, str(tmp_path / "p"), LAYERS)
-    save_priors(tmp_path / "p", {"image": one, "text": narrow}, **said)
+    write_priors(tmp_path / "p", {"image": one, "text": narrow}, **said)
     assert_same(find_priors(backbone, str(tmp_path / "p"), LAYERS)["image"], one)
 
 
@@ -159,7 +158,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path, monkeyp
 def test_processes_that_measure_at_once_leave_one_whole_file(tmp_path):
     program = (
         "from m2ib_lightning import load_backbone\n"
-        "from m2ib_lightning.methods.calibration import find_priors\n"
+        "from m2ib_lightning.methods.priors import find_priors\n"
         "print(find_priors(load_backbone('embedded'), 'measured', {'image': 1})['image'].mean.double().sum().item())\n"
     )
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
@@ -168,3 +167,15 @@ def test_processes_that_measure_at_once_leave_one_whole_file(tmp_path):
     said = {process.communicate(timeout=200)[0] for process in running}
     assert [process.returncode for process in running] == [0, 0, 0] and len(said) == 1
     assert len(list((tmp_path / "m2ib_lightning" / "priors").iterdir())) == 1
+
+
+def test_a_model_that_nothing_is_kept_of_is_said_once_to_gain_by_calibrating(cache, backbone, monkeypatch, caplog):
+    find_priors(backbone, "measured", {"image": 2})
+    assert not caplog.records  # the embedded model is what the defaults were chosen on
+    for file in cache.iterdir():
+        file.unlink()
+    monkeypatch.setattr(backbone, "name", "mine")
+    find_priors(backbone, "measured", {"image": 1, "text": "embeddings"})
+    find_priors(backbone, "measured", {"image": 2})
+    (said,) = caplog.messages
+    assert re.fullmatch(r".* than mine; `m2ib calibrate` .*", said)

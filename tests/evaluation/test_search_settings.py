@@ -1,0 +1,30 @@
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+
+def test_a_search_is_planned_around_the_default():
+    sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+    from search_settings import plan
+
+    default = {"image_beta": 3.0, "steps": 10}
+    found = plan({"antithetic": True}, {"image_beta": [1, 3], "steps": [5]}, default)
+    assert [(row["image_beta"], row["steps"], row["modalities"]) for row in found] == [
+        (3.0, 10, ["image", "text"]), (1, 10, ["image"]), (3.0, 5, ["image", "text"])
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="colour"):
+        plan({}, {"colour": [1]}, default)
+
+
+def test_rows_of_a_search_are_found_again_in_its_file(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "scripts")
+    from search_settings import append, varied
+
+    default = {"image_layer": 2, "image_beta": 3.0}
+    for layer, beta in ((2, 3.0), (2, 0.1), (2, 10), ("embeddings", 3.0)):
+        append(tmp_path / "settings.csv", {"image_layer": layer, "image_beta": beta, "seconds": 0.1})
+    rows = pd.read_csv(tmp_path / "settings.csv")
+    assert list(varied(rows, "image_beta", [0.1, 10], default).index) == ["0.1", "3", "10"]
+    assert list(varied(rows, "image_layer", ["embeddings", 2], default).index) == ["emb.", "2"]
