@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
-from m2ib_lightning.display import attribution_html
+from m2ib_lightning.display import DOUBTFUL, HEAT, attribution_html, blend, scale_top
 from m2ib_lightning.parts import Phrase, Region
 from m2ib_lightning.types import Box, Modality
-from m2ib_lightning.verdict import VERDICTS, Verdict, judge
+from m2ib_lightning.verdict import VERDICTS, Verdict, headline, is_doubtful, judge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,7 +84,7 @@ class Attribution:
     regions: list[Region] = field(default_factory=list)
 
     def __repr__(self) -> str:
-        """One line: the pair, its similarities, where and at which word its evidence is, and why its fit ended."""
+        """One line: the pair, its similarities, where and at which word its evidence is, how it ended, the verdict."""
         through = [f"{score:.2f}" for score in (self.image_score, self.text_score) if score == score]
         parts = [f"similarity {self.score:.2f}" + f" -> {' / '.join(through)}" * bool(through)]
         if self.image_map is not None:
@@ -93,7 +93,7 @@ class Attribution:
             words = max(self.words(), key=lambda word: word[1], default=("", 0.0))
             parts.append(f"{len(self.tokens)} tokens, most in {words[0]!r} with {words[1]:.3g}")
         ended = f", {self.steps} steps ({self.stop_reason})" * (self.steps > 0)
-        return f"Attribution({self.id!r}, {self.text!r}: {', '.join(parts)} {self.unit}{ended})"
+        return f"Attribution({self.id!r}, {self.text!r}: {', '.join(parts)} {self.unit}{ended}; {headline(self)})"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the map over the picture, if that can be read, and the words with their values."""
@@ -122,6 +122,9 @@ class Attribution:
     def overlay(self, image: Image.Image, opacity: float = 0.9, style: MapStyle = "smooth") -> Image.Image:
         """The picture, dimmed, with its heat map over it; RGB and of the same size.
 
+        The last colour stands for the map's highest value, of nats for `NATS_FLOOR` at least. A map that should not be
+        believed, as `verdicts` has it, is drawn in greys.
+
         Args:
             image: The picture that was explained, or one of the same proportions.
             opacity: How much the heat covers where it is highest, in 0..1; where it is 0 the picture is seen.
@@ -130,22 +133,27 @@ class Attribution:
         Raises:
             ValueError: The image was not explained.
         """
-        from matplotlib import colormaps
-
         heat = self.heatmap((image.height, image.width), style)
-        colours = colormaps["inferno"](heat)[..., :3]
-        weight = opacity * np.sqrt(heat)[..., None]
-        grey = np.asarray(image.convert("L").convert("RGB")) / 255
+        top = max(0.0, float(self._explained("image_map").max()))
+        share = top / scale_top(top, self.unit) if top > 0 else 0.0
+        colour = np.asarray(image.convert("RGB"), np.float32) / 255
+        grey = np.asarray(image.convert("L").convert("RGB"), np.float32) / 255
         # Colours of the picture would be read as heat: most of them go.
-        dimmed = 0.6 * (0.75 * grey + 0.25 * np.asarray(image.convert("RGB")) / 255)
-        return Image.fromarray((255 * ((1 - weight) * dimmed + weight * colours)).round().astype(np.uint8))
+        dimmed = 0.6 * (0.75 * grey + 0.25 * colour)
+        return blend(dimmed, share * heat, DOUBTFUL if is_doubtful(self, "image") else HEAT, opacity)
 
     @property
     def verdicts(self) -> dict[Modality, Verdict]:
         """Whether each map that was asked for can be believed: "ok", or the first reason why not. See `verdict.py`."""
-        asked: list[Modality] = self.settings.get("modalities") or [
-            modality for modality, values in (("image", self.image_map), ("text", self.text_map)) if values is not None
-        ]
+        asked: list[Modality] = (
+            self.settings.get("modalities")
+            or [
+                modality
+                for modality, values in (("image", self.image_map), ("text", self.text_map))
+                if values is not None
+            ]
+            or ["image", "text"]
+        )
         return {modality: judge(self, modality) for modality in asked}
 
     @property

@@ -78,6 +78,24 @@ def judge(a: Attribution, modality: Modality, thresholds: Thresholds | None = No
     return next((reason for reason, holds in reasons.items() if holds), "ok")
 
 
+def is_doubtful(a: Attribution, modality: Modality) -> bool:
+    """Whether one of the maps of a result should not be believed; a map that was not asked for is in no doubt."""
+    return a.verdicts.get(modality, "ok") != "ok"
+
+
+def headline(a: Attribution) -> str:
+    """The verdict on a result in a few words for a person, with the map that it is about if it is not both.
+
+    The words are "ok" or, for example, "Doubtful: similarity lost (caption)".
+    """
+    word = a.verdict
+    if word == "ok":
+        return word
+    of = [modality for modality, found in a.verdicts.items() if found == word]
+    which = "" if len(of) == len(a.verdicts) else f" ({'picture' if of == ['image'] else 'caption'})"
+    return f"Doubtful: {word.replace('_', ' ')}{which}"
+
+
 def check_thresholds(said: Mapping[str, float] | None) -> Thresholds:
     """The thresholds with some of them changed.
 

@@ -86,10 +86,9 @@ def _page(cards: Sequence[str], status: str) -> str:
 
 
 def _card(name: str, a: Attribution, picture: Image.Image, seconds: float) -> str:
-    words, small = a.words(), picture.copy()
+    small = picture.copy()
     small.thumbnail((256, 256))
-    top = max((value for _, value in words), default=0.0)
-    shaded = words_html([(word, value, math.nan) for word, value in words], top, unit=a.unit)
+    shaded = words_html([(word, value, math.nan) for word, value in a.words()], unit=a.unit)
     return (
         f'<article><h3>{name}</h3><img src="{picture_uri(a.overlay(small), 256)}" alt="Map of {name}">{shaded}'
         f"<p>{escape(_unit(a.unit))}; {seconds:.1f} s</p><p>{escape(NOTES.get(name, ''))}</p></article>"

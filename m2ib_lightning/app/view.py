@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m2ib_lightning.attribution import Attribution
-from m2ib_lightning.display import decimals
+from m2ib_lightning.display import decimals, on_no_word
 from m2ib_lightning.parts import Phrase
-from m2ib_lightning.verdict import SENTENCES
+from m2ib_lightning.verdict import SENTENCES, headline
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,7 +51,7 @@ def view(
         "frames": list(frames) or [frame(a)],
         "unit": a.unit,
         "view": [round(edge, 4) for edge in a.view],
-        "special": _special(a),
+        "special": on_no_word(a),
         "scores": _scores(a),
         "wordMaps": {str(i): cells(p.image_map) | {"effect": number(p.effect)} for i, p in (phrases or {}).items()},
         "truncated": a.truncated,
@@ -77,24 +77,11 @@ def number(value: float) -> float | None:
 
 def _verdict(a: Attribution) -> dict[str, Any]:
     """Whether the maps can be believed, in words: of both if it is the same, else of the first that is doubtful."""
-    word = a.verdict
-    doubtful = [name for name, found in a.verdicts.items() if found == word]
-    of = "" if len(doubtful) == len(a.verdicts) else f" ({'picture' if doubtful == ['image'] else 'caption'})"
-    head = "ok" if word == "ok" else f"Doubtful: {word.replace('_', ' ')}{of}"
-    return {"ok": word == "ok", "head": head, "says": SENTENCES[word]}
+    return {"ok": a.verdict == "ok", "head": headline(a), "says": SENTENCES[a.verdict]}
 
 
 def _words(a: Attribution) -> list[float | None]:
     return [] if a.text_map is None else [number(value) for _, value in a.words()]
-
-
-def _special(a: Attribution) -> str:
-    """What lies on no word, in words."""
-    if a.text_map is None:
-        return ""
-    found = [(t, v) for t, v, s in zip(a.tokens, a.text_map.tolist(), a.special, strict=True) if s and v]
-    digits = decimals(*(value for _, value in found))
-    return ", ".join(f"{token} {value:{digits}}" for token, value in found)
 
 
 def _scores(a: Attribution) -> list[tuple[str, str]]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from einops import rearrange
 from PIL import Image
 
 from m2ib_lightning.attribution import WHOLE, Attribution, MapStyle
+from m2ib_lightning.display import DOUBTFUL, HEAT, blend, scale_top
 from m2ib_lightning.report.caption import plain_caption, shaded_caption
 from m2ib_lightning.report.page import GREY, POINTS_PER_INCH, Page, Scale
 from m2ib_lightning.report.phrases import phrase_pictures
+from m2ib_lightning.verdict import SENTENCES, headline, is_doubtful
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +33,7 @@ def pair_figure(attribution: Attribution, image: Image.Image, style: MapStyle = 
 
     The image, the image with its map over it and the caption with every word shaded by the sum of its tokens, each
     with its scale in raw values. Negative values are shaded as 0 and printed as they are. What was not explained is
-    shown without shading.
+    shown without shading. Where the verdict on a map is not "ok", a banner says so and the map is drawn in greys.
 
     Args:
         attribution: What to show.
@@ -71,6 +73,8 @@ def _draw(attribution: Attribution, image: Image.Image, style: MapStyle) -> Figu
     row = size[0] * (2 if beside else 1) + (GAP if beside else 0) + (GAP + BAR + BAR_LABELS if explained else 0)
     page = Page(width=max(420.0, row))
     _header(page, attribution)
+    if attribution.verdict != "ok":
+        page.banner(headline(attribution), SENTENCES[attribution.verdict])
     if attribution.phrases:
         phrase_pictures(page, attribution, image, style)
     _pictures(page, attribution, image, size, beside, style)
@@ -129,10 +133,10 @@ def _image_scale(a: Attribution) -> Scale:
     """The scale of the overlay, as it looks over a grey picture."""
     from matplotlib.colors import ListedColormap
 
-    values = np.asarray(a.image_map)
-    ramp = replace(a, image_map=np.linspace(0, 1, 256, dtype=np.float32)[None], view=WHOLE)
-    colours = np.asarray(ramp.overlay(Image.new("RGB", (256, 1), "grey")))[0] / 255
-    return Scale(ListedColormap(colours), float(values.max()), f"{a.unit} per patch")
+    grey, ramp = np.full((1, 256, 3), 0.3, np.float32), np.linspace(0, 1, 256, dtype=np.float32)
+    drawn = blend(grey, rearrange(ramp, "w -> 1 w"), DOUBTFUL if is_doubtful(a, "image") else HEAT)
+    top = scale_top(float(np.asarray(a.image_map).max()), a.unit)
+    return Scale(ListedColormap(np.asarray(drawn)[0] / 255), top, f"{a.unit} per patch")
 
 
 def _view(page: Page, a: Attribution, x: float, y: float, size: tuple[float, float]) -> None:

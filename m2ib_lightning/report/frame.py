@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
+from einops import repeat
 from PIL import Image, ImageDraw, ImageFont
 
 from m2ib_lightning.attribution import spread
-from m2ib_lightning.display import decimals
+from m2ib_lightning.display import HEAT, Chip, blend, chips, decimals, ground
 from m2ib_lightning.report.mask_state import FrameScale, MaskState
 from m2ib_lightning.report.page import GREY, INK, PALE, drawable, font_file
+from m2ib_lightning.report.words import Placed, place
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,31 +24,19 @@ WIDTH = 2 * PANEL + 3 * GAP
 TOP = 68  # of the panels
 LARGE, MIDDLE, SMALL = 24, 20, 17
 CHIP, LINE, LINES = 29, 54, 4
-WORD_COLOURS = (np.array((255, 255, 255)), np.array((245, 132, 60)))
-
-
-class Chip(NamedTuple):
-    """A word and its place in the picture."""
-
-    word: str
-    value: float | None
-    label: str
-    line: int
-    x: int
-    width: int
 
 
 def draw_frame(state: MaskState, image: Image.Image, scale: FrameScale) -> Image.Image:
     """An RGB picture, 496 pixels wide: capacity and mask over the image, and the words with their nats."""
     size = _panel_size(image)
-    chips = _place_words(state, scale)
+    placed = _place_words(state, scale)
     under = TOP + size[1] + 46
-    frame = Image.new("RGB", (WIDTH, under + _height(chips)), "white")
+    frame = Image.new("RGB", (WIDTH, under + _height(placed)), "white")
     draw = ImageDraw.Draw(frame)
     _header(draw, state)
     shown = _grey(image, size)
     panels = (
-        ("nats per patch", "inferno", state.capacity.image_map, ("0", f"{scale.patch / 4:g}", f"≥ {scale.patch:g}")),
+        ("nats per patch", HEAT, state.capacity.image_map, ("0", f"{scale.patch / 4:g}", f"≥ {scale.patch:g}")),
         ("mask value λ (mean)", "viridis", state.mask.image_map, ("0", "0.5", "1")),
     )  # fmt: skip
     for i, (label, colours, values, ticks) in enumerate(panels):
@@ -57,9 +47,9 @@ def draw_frame(state: MaskState, image: Image.Image, scale: FrameScale) -> Image
         draw.text((x, TOP - 6), label, INK, _font(label, SMALL), anchor="ls")
         place = scale.share(values) if i == 0 else values
         heat = spread(place.astype(np.float32), state.capacity.view, (size[1], size[0]))
-        frame.paste(_blend(shown, heat, colours), (x, TOP))
+        frame.paste(blend(shown, heat, colours), (x, TOP))
         _bar(frame, draw, (x, TOP + size[1] + 6), colours, ticks)
-    _words(draw, chips, scale, under)
+    _words(draw, placed, scale, under)
     return frame
 
 
@@ -79,14 +69,7 @@ def _panel_size(image: Image.Image) -> tuple[int, int]:
 def _grey(image: Image.Image, size: tuple[int, int]) -> NDArray[np.float32]:
     """(H, W, 3) in [0, 1], small, dimmed and grey: colours of the picture would be read as values."""
     small = image.convert("L").resize(size, Image.Resampling.BILINEAR, reducing_gap=2)
-    return np.repeat(np.asarray(small, np.float32)[..., None] * np.float32(0.6 / 255), 3, axis=2)
-
-
-def _blend(shown: NDArray[np.float32], heat: NDArray[np.float32], colours: str) -> Image.Image:
-    index = (255 * heat).round().astype(np.uint8)
-    weight = (0.9 * np.sqrt(np.linspace(0, 1, 256, dtype=np.float32)))[index][..., None]
-    mixed = shown + weight * (_colours(colours)[index] - shown)
-    return Image.fromarray((255 * mixed + 0.5).astype(np.uint8))
+    return repeat(np.asarray(small, np.float32) * np.float32(0.6 / 255), "h w -> h w rgb", rgb=3)
 
 
 def _bar(
@@ -94,51 +77,40 @@ def _bar(
 ) -> None:
     """The colours as they look over a grey picture, and the values at its left, middle and right."""
     x, y = corner
-    ramp = np.broadcast_to(np.linspace(0, 1, PANEL, dtype=np.float32), (10, PANEL))
-    frame.paste(_blend(np.full((10, PANEL, 3), 0.3, np.float32), ramp, colours), corner)
-    for place, tick, anchor in zip((0, PANEL // 2, PANEL), ticks, ("la", "ma", "ra"), strict=True):
-        draw.text((x + place, y + 12), tick, INK, _font(tick, SMALL), anchor=anchor)
+    ramp = repeat(np.linspace(0, 1, PANEL, dtype=np.float32), "w -> h w", h=10)
+    frame.paste(blend(np.full((10, PANEL, 3), 0.3, np.float32), ramp, colours), corner)
+    for right, tick, anchor in zip((0, PANEL // 2, PANEL), ticks, ("la", "ma", "ra"), strict=True):
+        draw.text((x + right, y + 12), tick, INK, _font(tick, SMALL), anchor=anchor)
 
 
-def _place_words(state: MaskState, scale: FrameScale) -> list[Chip]:
+def _place_words(state: MaskState, scale: FrameScale) -> list[Placed]:
     """The words in at most `LINES` lines, in the same places at every step."""
-    digits = decimals(scale.word)
-    rows: list[tuple[str, float | None]] = [(word, nats) for word, nats, _ in state.words()]
-    room = _font("", SMALL).getlength(f"{2 * scale.word:{digits}}") + 8 if rows else 0.0
-    rows = rows or [(word, None) for word in state.capacity.text.split()]
-    chips: list[Chip] = []
-    x, line = GAP, 0
-    for word, nats in rows:
-        font = _font(word, MIDDLE)
-        shown = _cut(drawable(word), font, PANEL)
-        width = round(max(font.getlength(shown) + 10, room))
-        if x + width > WIDTH - GAP:
-            x, line = GAP, line + 1
-        if line == LINES:
-            chips[-1] = chips[-1]._replace(word="…", label="", value=None)
-            break
-        chips.append(Chip(shown, nats, "" if nats is None else f"{nats:{digits}}", line, x, width))
-        x += width + 4
-    return chips
+    words = [(word, nats) for word, nats, _ in state.words()]
+    shown = chips(words, "nats", scale.word) or [Chip(word, "", 0.0) for word in state.capacity.text.split()]
+    room = _font("", SMALL).getlength(f"{2 * scale.word:{decimals(scale.word)}}") + 8 if words else 0.0
+    cut = [chip._replace(word=_cut(drawable(chip.word), _font(chip.word, MIDDLE), PANEL)) for chip in shown]
+    widths = [round(max(_font(chip.word, MIDDLE).getlength(chip.word) + 10, room)) for chip in cut]
+    placed = place(zip(cut, widths, strict=True), WIDTH - 2 * GAP, gap=4)
+    first = [word for word in placed if word.line < LINES]
+    if len(first) < len(placed):
+        first[-1] = first[-1]._replace(chip=Chip("…", "", 0.0))
+    return first
 
 
-def _words(draw: ImageDraw.ImageDraw, chips: list[Chip], scale: FrameScale, y: int) -> None:
+def _words(draw: ImageDraw.ImageDraw, placed: list[Placed], scale: FrameScale, y: int) -> None:
     """The words on shaded grounds with their nats below."""
-    for chip in chips:
-        top = y + chip.line * LINE
-        share = 0.0 if chip.value is None else float(scale.share(np.array(chip.value, np.float32), "word"))
-        colour = tuple(round(float(v)) for v in WORD_COLOURS[0] + share * (WORD_COLOURS[1] - WORD_COLOURS[0]))
-        middle = chip.x + chip.width / 2
-        draw.rounded_rectangle((chip.x, top, chip.x + chip.width, top + CHIP), 5, fill=colour, outline=PALE)
+    for chip, line, x, width in placed:
+        left, top, middle = GAP + x, y + line * LINE, GAP + x + width / 2
+        draw.rounded_rectangle((left, top, left + width, top + CHIP), 5, fill=ground(chip.shade), outline=PALE)
         draw.text((middle, top + CHIP / 2), chip.word, INK, _font(chip.word, MIDDLE), anchor="mm")
         draw.text((middle, top + CHIP + 2), chip.label, INK, _font("", SMALL), anchor="ma")
-    if any(chip.value is not None for chip in chips):
+    if any(word.chip.label for word in placed):
         legend = f"nats per word, darkest from {scale.word:g}"
-        draw.text((GAP, y + _height(chips) - 26), legend, GREY, _font("", SMALL))
+        draw.text((GAP, y + _height(placed) - 26), legend, GREY, _font("", SMALL))
 
 
-def _height(chips: list[Chip]) -> int:
-    return (chips[-1].line + 1 if chips else 0) * LINE + 30
+def _height(placed: list[Placed]) -> int:
+    return (placed[-1].line + 1 if placed else 0) * LINE + 30
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
@@ -147,13 +119,6 @@ def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     while text and font.getlength(text + "…") > width:
         text = text[: min(len(text) - 1, int(len(text) * 0.95))]
     return text + "…"
-
-
-@lru_cache(maxsize=4)
-def _colours(name: str) -> NDArray[np.float32]:
-    from matplotlib import colormaps
-
-    return np.asarray(colormaps[name](np.arange(256))[:, :3], np.float32)
 
 
 @lru_cache(maxsize=512)

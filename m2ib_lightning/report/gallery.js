@@ -3,7 +3,8 @@ const ROW = 72 // pixels
 const LARGE = 320 // longer side of a picture beside its map, pixels
 const data = JSON.parse(document.getElementById('data').textContent)
 const colours = bytes(data.colours)
-const [list, filter, sort, turn, exact] = ['list', 'filter', 'sort', 'turn', 'exact'].map(id => document.getElementById(id))
+const greys = Uint8Array.from({ length: 768 }, (_, i) => Math.floor(i / 3)) // of maps that should not be believed
+const [list, filter, verdict, sort, turn, exact] = ['list', 'filter', 'verdict', 'sort', 'turn', 'exact'].map(id => document.getElementById(id))
 
 const orders = {
   'order of the data': null,
@@ -49,7 +50,7 @@ function choose() {
   const value = orders[sort.value]
   shown = data.pairs.filter(pair => {
     const text = `${pair.text} ${pair.id}`.toLowerCase()
-    return words.every(word => text.includes(word))
+    return (!verdict.value || pair.verdict === verdict.value) && words.every(word => text.includes(word))
   })
   if (value) {
     const keyed = shown.map(pair => [value(pair), pair])
@@ -79,10 +80,11 @@ function row(place) {
   const pair = shown[place]
   const [name, value] = [sort.value, orders[sort.value]]
   const found = element('output', {}, pair.error ? element('span', { class: 'bad' }, 'bad') : cosine(pair.score))
+  if (!pair.error) found.append(element('br'), badge(pair))
   if (value && name !== 'similarity') found.append(element('br'), element('small', {}, `${name} ${metrics.includes(name) ? number(value(pair)) : cosine(value(pair))}`))
   const canvas = element('canvas')
   paint(canvas, pair, 60, true)
-  const strongest = (pair.words ?? []).reduce((best, word) => (word[1] > best[1] ? word : best), ['', 0])[0]
+  const strongest = (pair.words ?? []).reduce((best, word) => (word[2] > best[2] ? word : best), ['', '', 0])[0]
   const made = element('div', { class: 'row', role: 'option', style: `top:${place * ROW}px`, 'data-place': place },
     canvas,
     element('div', { title: pair.text }, element('p', {}, pair.text),
@@ -92,6 +94,11 @@ function row(place) {
   made.setAttribute('aria-selected', pair === chosen)
   made.onclick = () => show(pair)
   return made
+}
+
+/** The verdict on a pair in a word. */
+function badge(pair) {
+  return element('span', { class: pair.verdict === 'ok' ? 'badge' : 'badge doubt', title: data.sentences[pair.verdict] }, pair.verdict.replaceAll('_', ' '))
 }
 
 // A map over its picture, as Attribution.overlay draws it.
@@ -114,12 +121,12 @@ function weights(size, from, to, count) {
 }
 
 function heat(pair, width, height) {
-  const { rows, low, high, cells } = pair.map
+  const { rows, low, high, top, cells } = pair.map
   const values = bytes(cells)
   const columns = values.length / rows
-  const [left, top, right, bottom] = pair.view
-  const value = (i, j) => Math.max(0, low + (high - low) * values[i * columns + j] / 255) / (high > 0 ? high : 1)
-  const [across, down] = [weights(width, left, right, columns), weights(height, top, bottom, rows)]
+  const [left, upper, right, lower] = pair.view
+  const value = (i, j) => Math.max(0, low + (high - low) * values[i * columns + j] / 255) / (top > 0 ? top : 1)
+  const [across, down] = [weights(width, left, right, columns), weights(height, upper, lower, rows)]
   // First along the rows of the map, then down.
   const wide = Array.from({ length: rows }, (_, i) =>
     across.map(near => near ? near.reduce((sum, [j, weight]) => sum + weight * value(i, j), 0) : 0))
@@ -149,18 +156,19 @@ async function paint(canvas, pair, side, withMap) {
   if (image.width) context.drawImage(image, 0, 0, canvas.width, canvas.height)
   if (!withMap || !pair.map) return
   const picture = context.getImageData(0, 0, canvas.width, canvas.height)
-  blend(picture.data, heat(pair, canvas.width, canvas.height))
+  blend(picture.data, heat(pair, canvas.width, canvas.height), pair)
   context.putImageData(picture, 0, 0)
 }
 
-function blend(pixels, spread) {
+function blend(pixels, spread, pair) {
+  const table = pair.doubtful.includes('image') ? greys : colours
   for (let i = 0; i < spread.length; i++) {
     const [r, g, b] = pixels.subarray(4 * i, 4 * i + 3)
     const grey = 0.299 * r + 0.587 * g + 0.114 * b
     const weight = 0.9 * Math.sqrt(spread[i])
     for (let c = 0; c < 3; c++) {
       const dimmed = 0.6 * (0.75 * grey + 0.25 * pixels[4 * i + c])
-      pixels[4 * i + c] = (1 - weight) * dimmed + weight * colours[3 * Math.round(255 * spread[i]) + c]
+      pixels[4 * i + c] = (1 - weight) * dimmed + weight * table[3 * Math.round(255 * spread[i]) + c]
     }
   }
 }
@@ -175,7 +183,7 @@ function show(pair) {
   document.getElementById('pair').replaceChildren(
     element('h1', {}, pair.text || pair.id),
     element('small', {}, [pair.id, pair.source].filter(Boolean).join(' · ')),
-    ...(pair.error ? [element('p', { class: 'bad' }, pair.error)] : []),
+    pair.error ? element('p', { class: 'bad' }, pair.error) : says(pair),
     element('p', {}, [
       ...parts.map(([name, value]) => `${name} ${cosine(value(pair))}`),
       ...through.map(([name, value]) => `through the ${name}’s bottleneck ${cosine(value)}`),
@@ -188,6 +196,12 @@ function show(pair) {
       element('pre', {}, JSON.stringify(data.settings[pair.settings], null, 1)))]))
   // Inside another page, as in `m2ib app`, there is no address to keep the pair in.
   if (location.protocol !== 'about:') history.replaceState(null, '', '#' + encodeURIComponent(pair.id))
+}
+
+/** What the verdict says, with what can be done where it is not "ok". */
+function says(pair) {
+  if (pair.verdict === 'ok') return element('p', {}, badge(pair), ' ' + data.sentences.ok)
+  return element('p', { class: 'banner' }, element('b', {}, pair.headline + '.'), ' ' + data.sentences[pair.verdict])
 }
 
 function pictures(pair) {
@@ -212,9 +226,9 @@ function scale(pair) {
   context.fillStyle = '#808080'
   context.fillRect(0, 0, 256, 10)
   const ramp = context.getImageData(0, 0, 256, 10)
-  blend(ramp.data, Float32Array.from({ length: 2560 }, (_, i) => (i % 256) / 255))
+  blend(ramp.data, Float32Array.from({ length: 2560 }, (_, i) => (i % 256) / 255), pair)
   context.putImageData(ramp, 0, 0)
-  return [bar, element('div', { class: 'scale' }, element('span', {}, '0'), element('span', {}, number(Math.max(0, pair.map.high))))]
+  return [bar, element('div', { class: 'scale' }, element('span', {}, '0'), element('span', {}, number(Math.max(0, pair.map.top))))]
 }
 
 /** The value of the patch under the mouse. */
@@ -237,12 +251,11 @@ function words(pair) {
   const cut = pair.truncated ? ', the end of the text was cut' : ''
   const made = element('section', {}, element('h2', {}, (pair.words ? `${pair.unit} per word` : 'text') + cut))
   if (!pair.words) made.append(pair.text)
-  for (const [word, shade, value] of pair.words ?? []) {
-    const ground = `background:rgba(245,132,60,${Math.sqrt(shade).toFixed(2)})`
+  for (const [word, value, shade] of pair.words ?? []) {
+    const ground = `background:rgba(${pair.doubtful.includes('text') ? '150,150,150' : '245,132,60'},${shade})`
     made.append(element('span', { class: 'word' }, element('b', { style: ground }, word), element('small', {}, value)))
   }
-  const rest = pair.special.map(([token, value]) => `${token} ${value}`).join(', ')
-  if (rest) made.append(element('br'), element('small', {}, `on no word: ${rest}`))
+  if (pair.special) made.append(element('br'), element('small', {}, `on no word: ${pair.special}`))
   return made
 }
 
@@ -283,7 +296,12 @@ function masks(pair) {
 for (const [name, value] of Object.entries(orders)) {
   if (!value || data.pairs.some(pair => value(pair) !== null)) sort.append(element('option', {}, name))
 }
-filter.oninput = sort.onchange = choose
+verdict.append(element('option', { value: '' }, 'all'))
+for (const found of [...Object.keys(data.sentences), 'bad']) {
+  const count = data.pairs.filter(pair => pair.verdict === found).length
+  if (count) verdict.append(element('option', { value: found }, `${found.replaceAll('_', ' ')} (${count})`))
+}
+filter.oninput = sort.onchange = verdict.onchange = choose
 exact.onchange = () => { choose(); if (chosen) show(chosen) }
 turn.onclick = () => { down = !down; choose() }
 list.onscroll = drawRows

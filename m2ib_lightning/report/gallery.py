@@ -21,11 +21,12 @@ from PIL import Image
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.data import make_scene
 from m2ib_lightning.data.images import load_image
-from m2ib_lightning.display import decimals
+from m2ib_lightning.display import HEAT, Chip, chips, colours, on_no_word, scale_top
 from m2ib_lightning.files import replacing
 from m2ib_lightning.report.phrases import phrase_colours
 from m2ib_lightning.store import AttributionStore
 from m2ib_lightning.types import BadPair
+from m2ib_lightning.verdict import SENTENCES, headline, is_doubtful
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,11 +63,12 @@ def save_gallery(
 ) -> Gallery:
     """Write one HTML file that needs nothing beside it: no server, no other file, no network.
 
-    It lists the pairs, filtered by what is in their texts and ids and sorted by similarity, by drop (the similarity
-    minus the lowest that is left through a bottleneck) or by disagreement (how far the similarities through the two
-    bottlenecks lie apart), or by any metric where pairs were scored. A click shows a pair's map over the picture, its
-    words, scores, the curves of its fit and, where there are pictures of them, its masks step by step. Maps are kept
-    to 1/255 of their range and pictures at `SIDE` pixels.
+    It lists the pairs with the verdict on each, filtered by that and by what is in their texts and ids, and sorted by
+    similarity, by drop (the similarity minus the lowest that is left through a bottleneck), by disagreement (how far
+    the similarities through the two bottlenecks lie apart), or by any metric where pairs were scored. A click shows a
+    pair's map over the picture, its words, scores, the curves of its fit and, where there are pictures of them, its
+    masks step by step. Maps are kept to 1/255 of their range and pictures at `SIDE` pixels; a map that should not be
+    believed is drawn in greys.
 
     Args:
         attributions: A store, or a choice of its attributions; bad pairs among them show their reason.
@@ -80,7 +82,12 @@ def save_gallery(
         _bad_pair(a) if isinstance(a, BadPair) else _pair(a, find_image(a), frames.get(a.id, ()), settings)
         for a in attributions
     ]
-    data = {"colours": _colours(), "settings": [json.loads(text) for text in settings], "pairs": pairs}
+    data = {
+        "colours": _base64(np.rint(255 * colours(HEAT)).astype(np.uint8).tobytes()),
+        "sentences": SENTENCES,
+        "settings": [json.loads(text) for text in settings],
+        "pairs": pairs,
+    }
     # A text that holds "</script>" must not end the script.
     held = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     folder = resources.files("m2ib_lightning") / "report"
@@ -140,8 +147,9 @@ def _finder(config: Path) -> FindImage:
 
 def _bad_pair(pair: BadPair) -> dict[str, Any]:
     """What the page keeps of a pair that could not be explained."""
-    nothing = dict.fromkeys(("score", "imageScore", "textScore", "map", "words", "picture", "settings"))
-    empty: dict[str, Any] = {"metrics": {}, "history": {}, "special": [], "frames": [], "end": "", "truncated": False}
+    nothing: dict[str, Any] = dict.fromkeys(("score", "imageScore", "textScore", "map", "words", "picture", "settings"))
+    empty: dict[str, Any] = {"metrics": {}, "history": {}, "special": "", "frames": [], "end": "", "truncated": False}
+    empty |= {"verdict": "bad", "headline": "", "doubtful": []}
     return nothing | empty | {"id": pair.id, "source": pair.source, "text": pair.text, "error": pair.error}
 
 
@@ -156,11 +164,14 @@ def _pair(
         "score": _number(a.score),
         "imageScore": _number(a.image_score),
         "textScore": _number(a.text_score),
-        "map": None if a.image_map is None else _map(a.image_map),
+        "map": None if a.image_map is None else _map(a.image_map, a.unit),
         "view": [round(edge, 4) for edge in a.view],
+        "verdict": a.verdict,
+        "headline": headline(a),
+        "doubtful": [modality for modality in a.verdicts if is_doubtful(a, modality)],
         "unit": a.unit,
         "words": None if a.text_map is None else _words(a),
-        "special": [] if a.text_map is None else _special(a),
+        "special": on_no_word(a),
         "truncated": a.truncated,
         "history": {name: [_number(value) for value in values.tolist()] for name, values in a.history.items()},
         "end": f"{a.steps} step{'s' * (a.steps != 1)}, {a.stop_reason.replace('_', ' ')}" if a.steps else "",
@@ -172,11 +183,13 @@ def _pair(
     }
 
 
-def _map(values: NDArray[np.float32]) -> dict[str, Any]:
-    """Cells as bytes, 0 for the lowest value and 255 for the highest."""
+def _map(values: NDArray[np.float32], unit: str) -> dict[str, Any]:
+    """Cells as bytes, 0 for the lowest value and 255 for the highest; `top` is the value of the last colour."""
     low, high = float(values.min()), float(values.max())
     cells = np.rint((values - low) * (255 / (high - low) if high > low else 0)).astype(np.uint8)
-    return {"rows": values.shape[0], "low": _number(low), "high": _number(high), "cells": _base64(cells.tobytes())}
+    top = _number(scale_top(high, unit))
+    kept = {"rows": values.shape[0], "low": _number(low), "high": _number(high), "top": top}
+    return kept | {"cells": _base64(cells.tobytes())}
 
 
 def _phrases(a: Attribution) -> list[dict[str, Any]]:
@@ -188,24 +201,15 @@ def _phrases(a: Attribution) -> list[dict[str, Any]]:
             "effect": _number(phrase.effect),
             "verdict": phrase.verdict,
             "colour": colour,
-            "map": _map(np.nan_to_num(phrase.image_map)) | {"top": _number(np.nan_to_num(phrase.image_map).max())},
+            "map": _map(np.nan_to_num(phrase.image_map), unit=""),
         }
         for phrase, colour in zip(a.phrases, phrase_colours(a.phrases), strict=True)
     ]
 
 
-def _words(a: Attribution) -> list[tuple[str, float, str]]:
-    """Word, shade in 0..1 and value as text."""
-    words = a.words()
-    digits, top = decimals(*(value for _, value in words)), max((value for _, value in words), default=0.0)
-    return [(word, round(max(0.0, value) / top, 3) if top > 0 else 0.0, f"{value:{digits}}") for word, value in words]
-
-
-def _special(a: Attribution) -> list[tuple[str, str]]:
-    """What lies on no word: token and value as text."""
-    found = [(t, v) for t, v, s in zip(a.tokens, np.asarray(a.text_map).tolist(), a.special, strict=True) if s and v]
-    digits = decimals(*(value for _, value in found))
-    return [(token, f"{value:{digits}}") for token, value in found]
+def _words(a: Attribution) -> list[Chip]:
+    """The words with their shades to three digits."""
+    return [chip._replace(shade=round(chip.shade, 3)) for chip in chips(a.words(), a.unit)]
 
 
 def _picture(image: Image.Image, side: int) -> str:
@@ -214,13 +218,6 @@ def _picture(image: Image.Image, side: int) -> str:
     small.thumbnail((side, side))
     small.save(file, "WEBP", quality=60)
     return "data:image/webp;base64," + _base64(file.getvalue())
-
-
-def _colours() -> str:
-    """The 256 colours of maps, the same as in `Attribution.overlay`."""
-    from matplotlib import colormaps
-
-    return _base64(np.rint(255 * colormaps["inferno"](np.arange(256))[:, :3]).astype(np.uint8).tobytes())
 
 
 def _number(value: float) -> float | None:

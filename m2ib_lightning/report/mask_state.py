@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from m2ib_lightning.attribution import Attribution
+from m2ib_lightning.display import scale_top
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,12 +47,13 @@ class FrameScale(NamedTuple):
 
     @classmethod
     def at_start(cls, state: MaskState) -> FrameScale:
-        """Half of what the open masks let through: what is left at the end is seen, and where it came from too."""
+        """Half of what the open masks let through, `NATS_FLOOR` at least.
+
+        What is left at the end is seen, and where it came from too.
+        """
         image = state.capacity.image_map
-        return cls(
-            _round_up(float(image.max()) / 2) if image is not None else 1.0,
-            _round_up(max((nats for _, nats, _ in state.words()), default=2.0) / 2),
-        )
+        highest = (float(image.max()) if image is not None else 0.0, max((n for _, n, _ in state.words()), default=0.0))
+        return cls(*(scale_top(_round_up(value / 2), "nats") for value in highest))
 
     def share(self, values: NDArray[np.float32], what: Literal["patch", "word"] = "patch") -> NDArray[np.float32]:
         """Values as places on the scale, in [0, 1]: the square root, so that a tenth of the top is still seen."""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 POINTS_PER_INCH = 72
 INK, GREY, PALE = "#1a1a1a", "#6b6b6b", "#d0d0d0"
+WARNED, WARNING = "#7a2e00", "#fff1e0"
+"""The ink and the ground of a banner."""
 
 # Tried in this order for the characters that the first lacks, where they are installed.
 FAMILIES = (
@@ -66,6 +68,22 @@ class Page:
         """Add one line at the left margin, cut if it is too long."""
         self.text(0, self.y, fit(text, self.width, size, weight), size, colour, weight, va="top")
         self.y -= 1.5 * size
+
+    def banner(self, head: str, text: str, size: float = 8) -> None:
+        """Add a box with a headline and a text, in as many lines as it needs."""
+        from matplotlib.patches import FancyBboxPatch
+
+        lines = wrap(text, self.width - 16, size)
+        height = 1.5 * size * (len(lines) + 1) + 10
+        self.axes.add_patch(
+            FancyBboxPatch(
+                (0, self.y - height), self.width, height, "round,pad=0,rounding_size=4", facecolor=WARNING, linewidth=0
+            )
+        )
+        for place, line in enumerate([head, *lines]):
+            weight = "normal" if place else "bold"
+            self.text(8, self.y - 6 - 1.5 * size * place, line, size, WARNED, weight, va="top")
+        self.y -= height + 10
 
     def text(
         self,
@@ -118,6 +136,18 @@ def fit(text: str, width: float, size: float, weight: str = "normal") -> str:
     while keep > 2 and measure(shorten(text, keep), size, weight) > width:
         keep = min(keep - 1, int(keep * 0.95))
     return shorten(text, keep)
+
+
+def wrap(text: str, width: float, size: float) -> list[str]:
+    """The text in lines that are no wider than `width`, cut between words; a wider word has a line of its own."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and measure(longer, size) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def measure(text: str, size: float, weight: str = "normal") -> float:

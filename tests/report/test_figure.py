@@ -1,6 +1,7 @@
 import html
 import re
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from m2ib_lightning import Attribution
+from m2ib_lightning.display import NATS_FLOOR, chips
 from m2ib_lightning.report import pair_figure, save_pair_figure
-from m2ib_lightning.report.caption import COLOURS, place_words
+from m2ib_lightning.report.caption import place_words
 from m2ib_lightning.report.page import drawable, fit, measure
 from tests.report.made import attribution
 
@@ -136,10 +138,10 @@ def test_the_same_attribution_gives_the_same_picture():
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.text("aimMW,猫", min_size=1, max_size=120), st.floats(-1e3, 1e3)), max_size=30))
 def test_words_keep_their_order_and_stay_on_the_page(words):
-    chips = place_words(words, 400)
-    assert "".join(chip.text for chip in chips) == "".join(word for word, _ in words)
-    assert all(chip.x >= 0 and chip.x + chip.width <= 400 for chip in chips)
-    for one, other in pairwise(chips):
+    placed = place_words(chips(words, "nats"), 400)
+    assert "".join(word.chip.word for word in placed) == "".join(word for word, _ in words)
+    assert all(word.x >= 0 and word.x + word.width <= 400 for word in placed)
+    for one, other in pairwise(placed):
         after = other.line == one.line and other.x >= one.x + one.width
         assert after or (other.line, other.x) == (one.line + 1, 0)
 
@@ -150,13 +152,44 @@ def test_a_line_that_is_too_long_is_cut_in_its_middle():
     assert cut.startswith("folder/") and "…" in cut and cut.endswith("name.jpg")
 
 
-def test_a_word_is_as_dark_as_its_share_of_the_highest(monkeypatch):
+def grounds(monkeypatch, *values: float, **changed) -> np.ndarray:
+    """(words, 3) in [0, 1], the colours that the words of some values stand on."""
     import matplotlib.patches
 
     drawn, box = [], matplotlib.patches.FancyBboxPatch
     monkeypatch.setattr(
         matplotlib.patches, "FancyBboxPatch", lambda *a, facecolor, **k: drawn.append(facecolor) or box(*a, **k)
     )
-    pair_figure(attribution("none half all", text_map=np.array([9, 0, 30, 60, 9], np.float32)), BLUE)
-    expected = [matplotlib.colors.to_rgb(colour) for colour in COLOURS]  # white, the middle, the darkest
-    np.testing.assert_allclose(np.array(drawn)[:, :3], expected, atol=0.01)
+    text = " ".join("abcdef"[: len(values)])
+    pair_figure(attribution(text, text_map=np.array([9, *values, 9], np.float32), **changed), BLUE)
+    return np.array(drawn[-len(values) :])[:, :3]
+
+
+def test_a_word_is_as_dark_as_the_root_of_its_share_of_the_highest(monkeypatch):
+    expected = np.array([(255, 255, 255), (250, 193.5, 157.5), (245, 132, 60)]) / 255  # white, half way, the darkest
+    np.testing.assert_allclose(grounds(monkeypatch, 0, 20, 80), expected, atol=0.01)
+
+
+def test_what_is_next_to_nothing_is_drawn_as_next_to_nothing(monkeypatch, tmp_path):
+    (faint,) = grounds(monkeypatch, 0.5)
+    assert faint.min() > 0.85  # the root of 0.5 / 20 of the way to orange
+    weak = attribution(image_map=np.full((4, 4), 0.5, np.float32))
+    strong = attribution(image_map=np.full((4, 4), 200, np.float32))
+    (_, warm), (_, hot) = hue_areas(pair_figure(weak, BLUE)), hue_areas(pair_figure(strong, BLUE))
+    assert hot > 100_000 and warm < 0.1 * hot
+    assert f"{NATS_FLOOR:.0f}" in texts(weak, tmp_path)  # the scale says what its last colour stands for
+
+
+def test_a_map_that_should_not_be_believed_has_a_banner_and_no_colours(monkeypatch, tmp_path):
+    lost = attribution(image_score=0.01, text_score=0.24)
+    said = texts(lost, tmp_path)
+    assert "Doubtful: similarity lost (picture)" in said and any("Remedy: " in line for line in said)
+    assert not any(line.startswith("Doubtful") for line in texts(attribution(), tmp_path))
+    whole = np.full((4, 4), 50, np.float32)
+    maps = (replace(a, text_map=None, image_map=whole) for a in (attribution(), lost))
+    (_, warm), (_, grey) = (hue_areas(pair_figure(a, BLUE)) for a in maps)
+    assert grey < 0.1 * warm  # what is left is the ink of the banner
+    doubted = grounds(monkeypatch, 80.0, image_score=0.24, text_score=0.01)
+    assert np.ptp(doubted) == 0 and doubted.max() < 0.7
+    nothing = attribution(stop_reason="non_finite", image_map=None, text_map=None)
+    assert "Doubtful: not finite" in texts(nothing, tmp_path)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from m2ib_lightning.display import words_html
+from m2ib_lightning.display import NATS_FLOOR, words_html
 from m2ib_lightning.report.frame import GAP, PANEL, TOP, WIDTH, draw_frame
 from m2ib_lightning.report.mask_state import FrameScale, MaskState
 from tests.report.made import attribution
@@ -29,8 +29,9 @@ def test_words_have_the_sum_of_their_nats_and_the_mean_of_their_masks():
 
 
 def test_the_scale_is_half_of_the_start_and_shows_a_quarter_of_it_at_its_middle():
-    scale = FrameScale.at_start(state())
-    assert scale == FrameScale(30.0, 3.0)  # 50 / 2 and 5 / 2, rounded up to one digit
+    scale = FrameScale.at_start(state(text_map=np.array([0, 1, 2, 3, 4, 90, 0], np.float32)))
+    assert scale == FrameScale(30.0, 50.0)  # 50 / 2 and 90 / 2, rounded up to one digit
+    assert FrameScale.at_start(state()).word == NATS_FLOOR  # and not 5 / 2
     np.testing.assert_allclose(scale.share(np.array([0.0, 7.5, 30.0, 90.0], np.float32)), [0, 0.5, 1, 1])
 
 

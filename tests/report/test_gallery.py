@@ -53,7 +53,8 @@ def test_maps_and_words_are_kept_to_a_255th_and_as_text(tmp_path):
     found = kept["low"] + cells / 255 * (kept["high"] - kept["low"])
     # Half of a 255th of the range, and the four digits that its ends are kept to.
     assert np.abs(found - image_map).max() <= np.ptp(image_map) * (0.5 / 255 + 1e-3)
-    assert pair["words"] == [["two", 0.5, "1.00"], ["words", 1.0, "2.00"]]
+    # Roots of 1 and 2 of the 20 nats that the darkest ground stands for at least.
+    assert pair["words"] == [["two", "1.00", 0.224], ["words", "2.00", 0.316]]
 
 
 def test_what_was_not_explained_or_has_no_number_is_null(tmp_path):
@@ -155,12 +156,19 @@ def test_a_click_and_a_key_show_a_pair_with_its_words_curves_and_masks(browser, 
     assert "first" in browser.run(shown) and browser.run("location.hash") == "#a%2F1"
 
 
-@pytest.mark.parametrize("style", ["smooth", "patch"])
-@pytest.mark.parametrize("view", [(0.0, 0.0, 1.0, 1.0), (0.25, 0.0, 0.75, 1.0)])
-def test_the_page_draws_what_overlay_draws(browser, tmp_path, view, style):
+@pytest.mark.parametrize(
+    ("style", "view", "top", "image_match"),
+    [
+        ("smooth", (0.0, 0.0, 1.0, 1.0), 40, 3.0),
+        ("patch", (0.25, 0.0, 0.75, 1.0), 40, 3.0),
+        ("smooth", (0.25, 0.0, 0.75, 1.0), 40, 0.0),  # not to be believed: in greys
+        ("patch", (0.0, 0.0, 1.0, 1.0), 1, 3.0),  # some nats: dark
+    ],
+)
+def test_the_page_draws_what_overlay_draws(browser, tmp_path, style, view, top, image_match):
     scene = make_scene(3)
-    image_map = np.random.default_rng(1).gamma(0.5, 40, (6, 8)).astype(np.float32)
-    a = attribution(image_map=image_map, view=view)
+    image_map = np.random.default_rng(1).gamma(0.5, top, (6, 8)).astype(np.float32)
+    a = attribution(image_map=image_map, view=view, image_match=image_match)
     browser.open(save_gallery([a], tmp_path / "page.html", lambda _: scene.image).path)
     if style == "patch":
         browser.run("exact.click()")
@@ -191,6 +199,21 @@ def test_on_a_narrow_screen_the_map_comes_first_and_takes_more_room_than_the_lis
         assert browser.run("document.documentElement.scrollWidth") == 390
     finally:
         browser.call("Emulation.clearDeviceMetricsOverride")
+
+
+def test_pairs_carry_their_verdict_and_are_filtered_by_it(browser, tmp_path):
+    pairs = [attribution("fine"), attribution("lost", text_score=0.0), attribution("gone", image_match=0.1)]
+    made = save_gallery([*pairs, BadPair("b", "unread", "gone.png", "Expected.")], tmp_path / "page.html")
+    browser.open(made.path)
+    options = "[...verdict.options].map(option => option.textContent)"
+    assert browser.run(options) == ["all", "ok (1)", "no match (1)", "similarity lost (1)", "bad (1)"]
+    badges = "[...document.querySelectorAll('.row output')].map(found => found.innerText.split('\\n').at(-1))"
+    assert browser.run(badges) == ["ok", "similarity lost", "no match", "bad"]
+    assert say(browser, "verdict.value = 'similarity_lost'; verdict.onchange()") == ["lost"]
+    browser.run("document.querySelector('.row').click()")
+    shown = browser.run("document.querySelector('.banner').innerText")
+    assert shown.startswith("Doubtful: similarity lost (caption).") and "Remedy: " in shown
+    assert say(browser, "verdict.value = ''; verdict.onchange()") == ["fine", "lost", "gone", "unread"]
 
 
 def test_a_bad_pair_is_listed_in_its_place_with_its_reason(browser, tmp_path):
