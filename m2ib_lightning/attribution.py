@@ -139,7 +139,7 @@ class Attribution:
         colour = np.asarray(image.convert("RGB"), np.float32) / 255
         grey = np.asarray(image.convert("L").convert("RGB"), np.float32) / 255
         # Colours of the picture would be read as heat: most of them go.
-        dimmed = 0.6 * (0.75 * grey + 0.25 * colour)
+        dimmed = np.asarray(0.6 * (0.75 * grey + 0.25 * colour), np.float32)
         return blend(dimmed, share * heat, DOUBTFUL if is_doubtful(self, "image") else HEAT, opacity)
 
     @property

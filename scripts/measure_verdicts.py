@@ -207,9 +207,8 @@ def main() -> None:
             counts = Counter(a.verdict for a, _ in found)
             said = {verdict: counts[verdict] / len(found) for verdict in VERDICTS}
             rows.append({"pairs": case.name, "bad": case.bad, "count": len(found), "flagged": 1 - said["ok"], **said})
-            each += [
-                {"case": case.name, "bad": case.bad, "id": a.id, "verdict": a.verdict, **measured(a, of)} for a, of in found
-            ]
+            kind = {"case": case.name, "bad": case.bad}
+            each += [{**kind, "id": a.id, "verdict": a.verdict, **measured(a, of)} for a, of in found]
     keep(rows, options)
     (options.output / "pairs.json").write_text(json.dumps(each))
     for bad, name in ((False, "good pairs flagged wrongly"), (True, "bad pairs flagged")):

@@ -10,13 +10,12 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
-from m2ib_lightning.callbacks.mask_sinks import EDGES, MaskSink, StepMedia, sinks_of
+from m2ib_lightning.callbacks.mask_sinks import COLUMNS, EDGES, MaskSink, PairResult, StepMedia, sinks_of
 from m2ib_lightning.callbacks.watched import Watched, mask_histograms, read_states
 from m2ib_lightning.methods import M2IB
 from m2ib_lightning.report.animation import save_animation
 from m2ib_lightning.report.frame import draw_frame
 from m2ib_lightning.report.mask_state import FrameScale, MaskState
-from m2ib_lightning.report.pairs_page import PairResult, write_pairs
 
 SIDE = 448
 """The longer side, in pixels, of the pictures in the final table."""
@@ -26,8 +25,8 @@ class MaskLogger(Callback):
     """Logs the masks of chosen pairs every so many steps, and an animation and a table when the fit ends.
 
     W&B gets pictures, words, histograms, videos and a table; TensorBoard the same as images and text; with any other
-    logger, or none, all of it is in the folder: `PAIR/step-0003.png`, `PAIR.gif`, `words.csv`, `histograms.csv`,
-    `pairs.csv` and `pairs.html`.
+    logger, or none, all of it is in the folder: `PAIR/step-0003.png`, `PAIR.gif`, `words.csv`, `histograms.csv`
+    and `pairs.csv`; the gallery shows the pictures step by step.
 
     Args:
         every_n_steps: Steps from one picture to the next, >= 1.
@@ -104,9 +103,9 @@ class MaskLogger(Callback):
             if overlay is not None:
                 a.overlay(image).save(overlay, compress_level=1)
             moving = self._animate(watched.id) if self.animation else None
-            top = self.scales[watched.id].word
-            results.append(PairResult(a, folder / "image.png", overlay, moving, top, state.words()))
-        write_pairs(results, self.root)
+            results.append(PairResult(a, folder / "image.png", overlay, moving, state.words()))
+        (self.root / "pairs.csv").unlink(missing_ok=True)
+        _append(self.root / "pairs.csv", COLUMNS, [result.values() for result in results])
         for sink in self.sinks:
             sink.end(steps, results)
 

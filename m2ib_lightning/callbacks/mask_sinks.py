@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib import import_module
@@ -13,13 +14,57 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 
+from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.callbacks.watched import BINS, Histogram
 from m2ib_lightning.display import words_html
-from m2ib_lightning.report.pairs_page import COLUMNS, PairResult
-from m2ib_lightning.report.words import words_markdown
+from m2ib_lightning.report.words import words_line, words_markdown
 from m2ib_lightning.types import Modality
 
 EDGES = [i / BINS for i in range(BINS + 1)]
+"""Of the histograms' buckets."""
+
+COLUMNS = (
+    "pair", "text", "words", "similarity", "image_similarity", "text_similarity", "image_compression",
+    "text_compression", "steps", "stop_reason", "verdict",
+)  # fmt: skip
+"""Similarity of the clean pair and through each bottleneck; compression in nats, the mean over tokens and channels."""
+
+
+class PairResult(NamedTuple):
+    """What is shown of one pair.
+
+    Attributes:
+        attribution: Its result.
+        image: A file with the picture.
+        overlay: A file with the map over the picture, None if the image was not explained.
+        animation: A file with the fit's pictures, None if there is none.
+        words: (word, nats, mean of lambda_).
+    """
+
+    attribution: Attribution
+    image: Path
+    overlay: Path | None
+    animation: Path | None
+    words: list[tuple[str, float, float]]
+
+    def values(self) -> tuple[str | float | int, ...]:
+        """One value for each of `COLUMNS`, nan where there is none."""
+        a = self.attribution
+        last = {name: float(values[-1]) for name, values in a.history.items() if len(values)}
+        compression = [last.get(f"{modality}/compression", math.nan) for modality in ("image", "text")]
+        words = words_line([(word, nats) for word, nats, _ in self.words])
+        return (
+            a.id,
+            a.text,
+            words,
+            a.score,
+            a.image_score,
+            a.text_score,
+            *compression,
+            a.steps,
+            a.stop_reason,
+            a.verdict,
+        )
 
 
 class StepMedia(NamedTuple):

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.callbacks.signals import Ended
-from m2ib_lightning.callbacks.summary import ROWS, Drawing, draw, print_table, print_written
+from m2ib_lightning.callbacks.summary import ROWS, Drawing, draw, print_table, print_verdicts, print_written
 from m2ib_lightning.files import drop_unfinished
 from m2ib_lightning.methods import M2IB
 from m2ib_lightning.store import AttributionStore
@@ -77,8 +77,11 @@ class ResultWriter(Callback):
         return {"model": settings, "precision": str(trainer.precision)}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the results of a fit."""
+        """Write the results of a fit, and log how many pairs got which verdict."""
         self._write(pl_module)
+        counts = {f"verdict/{verdict}": float(count) for verdict, count in self.store.verdicts().items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(counts, step=trainer.current_epoch)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what an interrupted fit has so far, and say how to go on with it."""
@@ -86,7 +89,7 @@ class ResultWriter(Callback):
             return
         if pl_module.mask_fits and all(fit.history for fit in pl_module.mask_fits):
             self._write(pl_module)
-            print_table(self.shown, self.written)
+            self._report()
             print_written(self.folder)
         last = self.folder / "checkpoints" / "last.ckpt"
         if isinstance(exception, Ended):
@@ -101,7 +104,11 @@ class ResultWriter(Callback):
         """
         if not self.written:
             self._write(pl_module)
+        self._report()
+
+    def _report(self) -> None:
         print_table(self.shown, self.written)
+        print_verdicts(self.store.verdicts())
 
     def _write(self, pl_module: LightningModule) -> None:
         if not isinstance(pl_module, M2IB):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,7 @@ from m2ib_lightning.printable import printable
 from m2ib_lightning.report.figure import save_pair_figure
 from m2ib_lightning.store import AttributionStore
 from m2ib_lightning.types import Pair
+from m2ib_lightning.verdict import SENTENCES, VERDICTS
 
 ROWS = 40
 """The most pairs that the table shows."""
@@ -42,6 +44,7 @@ def print_totals(store: AttributionStore, nothing_done: bool) -> None:
     if nothing_done:
         print("Nothing to do: every pair is there.")
     print(f"Done: {reasons.total():,} pairs" + (f" ({counts})" if counts else ""))
+    print_verdicts(store.verdicts())
     for part, doubled in store.doubled().items():
         print(f"Doubled: {doubled:,} pairs of {part} are in a part before it, and count once. Remedy: remove that file")
     errors = list(islice(store.errors(), NAMED))
@@ -54,6 +57,18 @@ def print_totals(store: AttributionStore, nothing_done: bool) -> None:
     if bad > len(errors):
         print(f"  and {bad - len(errors):,} more: `AttributionStore({str(store.folder)!r}).errors()`")
     print("Remedy: correct them and run the same command with --retry_errors true")
+
+
+def print_verdicts(counts: Counter[str]) -> None:
+    """How many pairs got which verdict, and what each one other than "ok" means: "4 pairs: 3 ok, 1 no match"."""
+    known = [verdict for verdict in VERDICTS if counts[verdict]]
+    if not known:
+        return
+    said = ", ".join(f"{counts[verdict]:,} {verdict.replace('_', ' ')}" for verdict in known)
+    print(f"{counts.total():,} pair{'s' * (counts.total() != 1)}: {said}")
+    for verdict in known:
+        if verdict != "ok":
+            print(f"  {verdict.replace('_', ' ')}: {SENTENCES[verdict]}")
 
 
 def print_changed(changed: Mapping[str, str], again: bool) -> None:

@@ -12,6 +12,7 @@ from m2ib_lightning.printable import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 NONE = "–"
 
@@ -21,7 +22,8 @@ def results_table(attributions: Iterable[Attribution]) -> Table:
 
     The pair and its text; the similarity of the clean pair and, below it, through the image and the text bottleneck;
     the region with the highest value, in words and as (x, y) in fractions of the picture's width and height; the two
-    words with the highest values; the steps made and why the fit ended. A dash stands for what was not explained.
+    words with the highest values; the verdict on the maps and, below it, the steps made and why the fit ended. A dash
+    stands for what was not explained.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -31,12 +33,12 @@ def results_table(attributions: Iterable[Attribution]) -> Table:
     units = ", ".join(dict.fromkeys(a.unit for a in shown))
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), leading=1, header_style="bold")
     table.add_column("pair\ntext")  # the only column that gives way in a narrow terminal
-    for header in ("similarity\n→ image / text", "region\n(x, y)", f"words\n({units})", "steps\nend"):
+    for header in ("similarity\n→ image / text", "region\n(x, y)", f"words\n({units})", "verdict\nsteps, end"):
         table.add_column(header, no_wrap=True)
     for a in shown:
         pair = Text(_line(a.id), no_wrap=True, overflow="ellipsis")
         pair.append("\n" + _line(a.text), style="dim")
-        table.add_row(pair, _similarity(a), _region(a), Text(printable(_words(a))), Text(_end(a)))
+        table.add_row(pair, _similarity(a), _region(a), Text(printable(_words(a))), _verdict(a))
     return table
 
 
@@ -71,8 +73,12 @@ def _words(a: Attribution, count: int = 2, length: int = 12) -> str:
     return "\n".join(f"{shorten(word, length)} {value:{digits}}" for word, value in best) or NONE
 
 
-def _end(a: Attribution) -> str:
-    return f"{a.steps}\n{a.stop_reason.replace('_', ' ')}" if a.steps else NONE
+def _verdict(a: Attribution) -> Text:
+    """The verdict in a colour, and how the fit ended below it."""
+    from rich.text import Text
+
+    said = Text(a.verdict.replace("_", " "), style="green" if a.verdict == "ok" else "yellow")
+    return said.append(f"\n{a.steps}, {a.stop_reason.replace('_', ' ')}" * bool(a.steps), style="default")
 
 
 def _line(text: str) -> str:

@@ -156,6 +156,16 @@ class AttributionStore:
         found = (self._rows(part, ["stop_reason", "error"]) for part in self.parts)
         return Counter(r for rows in found for r in rows.filter(rows["error"].is_null())["stop_reason"].to_pylist())
 
+    def verdicts(self) -> Counter[str]:
+        """How many attributions got which verdict; "" those of a version that had none."""
+        found: Counter[str] = Counter()
+        for part in self.parts:
+            known = "verdict" in open_part(part).schema_arrow.names
+            rows = self._rows(part, ["error", "verdict"] if known else ["error"])
+            good = rows.filter(rows["error"].is_null())
+            found.update(good["verdict"].to_pylist() if known else [""] * len(good))
+        return found
+
     def check(self) -> None:
         """Read every part whole, each page against its checksum.
 

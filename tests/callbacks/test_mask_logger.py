@@ -88,8 +88,17 @@ def test_a_wandb_run_ends_with_a_video_per_pair_and_a_table(run):
         with Image.open(run.files / row[f"animation/{pair}"]["path"]) as video:
             assert (video.format, video.n_frames) == ("GIF", 3)
     table = json.loads((run.files / row["pairs"]["path"]).read_text())
-    assert {"image", "overlay", "pair", "text", "words", "similarity", "stop_reason"} <= set(table["columns"])
+    assert {"image", "overlay", "pair", "text", "words", "similarity", "stop_reason", "verdict"} <= set(
+        table["columns"]
+    )
     assert [cells[table["columns"].index("pair")] for cells in table["data"]] == PAIRS
+
+
+def test_a_wandb_run_counts_the_verdicts_of_all_pairs(run, wandb_folder):
+    counted = {name: value for row in run.rows for name, value in row.items() if name.startswith("verdict/")}
+    verdicts = AttributionStore(wandb_folder / "attributions").verdicts()
+    assert counted == {f"verdict/{verdict}": count for verdict, count in verdicts.items()}
+    assert sum(counted.values()) == 2
 
 
 def test_local_files_are_complete_beside_wandb(wandb_folder):
@@ -110,14 +119,13 @@ def assert_complete(folder: Path) -> None:
         assert len(list(csv.DictReader(file))) == 2 * 2 * 2
     with (masks / "pairs.csv").open() as file:
         pairs = {row["pair"]: row for row in csv.DictReader(file)}
-    page = (masks / "pairs.html").read_text()
     for a in AttributionStore(folder / "attributions"):
         row = pairs[a.id]
         assert float(row["similarity"]) == pytest.approx(a.score)
         assert float(row["image_similarity"]) == pytest.approx(a.image_score)
         assert float(row["text_compression"]) == pytest.approx(a.history["text/compression"][-1])
         assert (row["text"], row["steps"], row["stop_reason"]) == (a.text, str(a.steps), a.stop_reason)
-        assert f"src='{a.id}.gif'" in page and f"src='{a.id}/overlay.png'" in page
+        assert row["verdict"] == a.verdict and (masks / a.id / "overlay.png").is_file()
 
 
 def test_a_fit_without_a_logger_leaves_everything_in_the_folder(tmp_path):

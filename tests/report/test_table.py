@@ -26,8 +26,8 @@ def printed(*attributions: Attribution, width: int = 80) -> list[str]:
 def test_a_row_tells_what_an_attribution_holds():
     _, units, _, first, second = printed(attribution())
     assert "(nats)" in units
-    assert " ".join(first.split()) == "pair-1 0.25 upper right cat 5.00 10"
-    assert " ".join(second.split()) == "a photo of a cat → 0.50 / 0.75 (0.88, 0.12) a 4.00 max steps"
+    assert " ".join(first.split()) == "pair-1 0.25 upper right cat 5.00 ok"
+    assert " ".join(second.split()) == "a photo of a cat → 0.50 / 0.75 (0.88, 0.12) a 4.00 10, max steps"
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])
@@ -48,17 +48,29 @@ def test_a_wider_terminal_shows_more_of_the_text():
 def test_a_dash_stands_for_what_was_not_explained():
     nan = float("nan")
     lines = printed(attribution(image_map=None, image_score=nan))
-    assert " ".join(lines[3].split()) == "pair-1 0.25 – cat 5.00 10"
+    assert " ".join(lines[3].split()) == "pair-1 0.25 – cat 5.00 ok"
     assert "→ – / 0.75" in lines[4]
     lines = printed(attribution(text_map=None, text_score=nan))
-    assert " ".join(lines[3].split()) == "pair-1 0.25 upper right – 10"
+    assert " ".join(lines[3].split()) == "pair-1 0.25 upper right – ok"
 
 
 def test_a_method_without_bottleneck_and_steps_has_one_similarity():
     nan = float("nan")
     lines = printed(attribution(image_score=nan, text_score=nan, steps=0, stop_reason=""))
-    assert "→" not in lines[4]
-    assert lines[3].endswith("–")
+    assert "→" not in lines[4] and lines[4].endswith("a 4.00")
+    assert lines[3].endswith("ok")
+
+
+def test_what_should_not_be_believed_is_said_in_the_row_and_counted_with_its_remedy(tmp_path, capsys):
+    lost = attribution(id="lost", text_score=0.01)
+    assert printed(lost)[3].endswith("similarity lost")
+    store = AttributionStore(tmp_path)
+    store.append([attribution(id="a"), attribution(id="b"), BadPair("c", "", "", "Expected.")])
+    store.append([attribution(id="d"), lost])
+    print_totals(store, nothing_done=False)
+    said = capsys.readouterr().out
+    assert "4 pairs: 3 ok, 1 similarity lost\n  similarity lost: Little of the pair's similarity" in said
+    assert "keep=0.9" in said and "no match" not in said
 
 
 def test_markup_in_a_text_stands_for_itself():
