@@ -33,7 +33,7 @@ class Attribution:
     """What the image and the text of one pair contribute to their similarity.
 
     Attributes:
-        id: The pair's name.
+        id: The name of the pair.
         text: The caption, as given.
         source: The image's path, "" if it was given in memory.
         image_map: (gh, gw) float32 in `unit`, or None if the image was not explained. Never normalised.
@@ -45,14 +45,14 @@ class Attribution:
         image_score: Cosine similarity with the image read through its bottleneck, nan if there is none.
         text_score: Cosine similarity with the text read through its bottleneck, nan if there is none.
         unit: The unit of the maps: "nats" for M2IB, the method's own otherwise.
-        image_match: By how many standard deviations `score` stands above the similarities of this image with captions
+        image_match: How many standard deviations `score` stands above the similarities of this image with captions
             of other pictures, nan if that was not measured.
-        text_match: By how many it stands above the similarities of this text with other pictures, nan likewise.
+        text_match: How many it stands above the similarities of this text with other pictures, nan likewise.
         view: What the model saw of the image, as a box in fractions of its width and height.
         truncated: Whether the text was cut at the model's token limit.
         settings: What it was made with: method, backbone, layers, betas, steps, samples, prior, seed, ...
         history: Per-step values, (steps,) float32 each, by name ("loss/total", "image/relevance", ...).
-        steps: Optimisation steps made.
+        steps: How many optimisation steps were made.
         stop_reason: Why the fit ended: "max_steps", "converged", ... or "" where nothing is fitted.
         phrases: Where in the image phrases of the text are, as far as that was asked for.
         regions: Which words speak about regions of the image, the same.
@@ -106,7 +106,7 @@ class Attribution:
         value as 1.
 
         Args:
-            size: (height, width) in pixels.
+            size: The (height, width) in pixels.
             style: "smooth" interpolates the patches bicubically over what the model saw, with each patch's own value
                 at its centre; "patch" fills each patch with its value.
 
@@ -256,7 +256,7 @@ def spread(
     Args:
         values: (gh, gw) in [0, 1].
         view: What the model saw, as a box in fractions of the picture.
-        size: (height, width) in pixels.
+        size: The (height, width) in pixels.
         style: "smooth" or "patch", as in `Attribution.heatmap`.
 
     Raises:

@@ -63,7 +63,7 @@ def blend(picture: NDArray[np.float32], heat: NDArray[np.float32], name: str, op
     Args:
         picture: (H, W, 3) in [0, 1].
         heat: (H, W) in [0, 1].
-        name: Of matplotlib's map of colours.
+        name: The name of the map of colours in matplotlib.
         opacity: How much the heat covers where it is highest, in 0..1.
     """
     index = (255 * heat).round().astype(np.uint8)
@@ -76,8 +76,8 @@ class Chip(NamedTuple):
     """A word as it is drawn everywhere: on a shaded ground, its value below it.
 
     Attributes:
-        word: The word.
-        label: Its value in words, "" where it has none.
+        word: The word as it stands in the text.
+        label: The value as text, "" where there is none.
         shade: How dark its ground is, in 0..1: the square root of its share of the scale's top.
     """
 
@@ -124,7 +124,7 @@ def attribution_html(a: Attribution) -> str:
     """The verdict, the map over the picture, on grey where that cannot be read, and the words with their values.
 
     Args:
-        a: What to show.
+        a: The result that is shown.
     """
     parts = [f"<div style='font:15px sans-serif;color:#1a1a1a;margin-bottom:6px'><b>{escape(a.text)}</b></div>"]
     if a.verdict != "ok":

@@ -44,7 +44,7 @@ class Thresholds:
             and of its text with other pictures, in standard deviations of those.
         left: The least share of the clean similarity that must be left through the bottleneck, in 0..1. With `keep`
             it is `slack` below what was to be kept.
-        slack: By how much less than `keep` may be left, as a share of the clean similarity.
+        slack: How much less than `keep` may be left, as a share of the clean similarity.
         nats: The least that the token that lets through most must let through, in nats.
         falling: The most that the last step may have lowered the loss, as a share of its whole fall.
     """
@@ -60,8 +60,8 @@ def judge(a: Attribution, modality: Modality, thresholds: Thresholds | None = No
     """What is to be said of one of the two maps of a result.
 
     Args:
-        a: The result.
-        modality: Which map.
+        a: The result that is judged.
+        modality: Which of its maps is judged.
         thresholds: Where each verdict begins; by default those that the result was made with.
 
     Returns:

@@ -32,7 +32,7 @@ class MaskLogger(Callback):
         every_n_steps: Steps from one picture to the next, >= 1.
         pairs: Which pairs: so many of the first, or their ids.
         animation: Whether to make an animation of each pair.
-        folder: Where files go; `masks` in the Trainer's `default_root_dir` by default.
+        folder: The folder that files go to; `masks` in the Trainer's `default_root_dir` by default.
 
     Raises:
         ValueError: `every_n_steps` or the number of pairs is below 1; when the fit starts, an id is not in the data.

@@ -34,11 +34,11 @@ class PairResult(NamedTuple):
     """What is shown of one pair.
 
     Attributes:
-        attribution: Its result.
+        attribution: What was found of the pair.
         image: A file with the picture.
         overlay: A file with the map over the picture, None if the image was not explained.
         animation: A file with the fit's pictures, None if there is none.
-        words: (word, nats, mean of lambda_).
+        words: Each word as (word, nats, mean of lambda_), in the text's order.
     """
 
     attribution: Attribution
@@ -71,11 +71,11 @@ class StepMedia(NamedTuple):
     """What one pair shows after one step.
 
     Attributes:
-        pair: Its name.
-        step: Steps made.
-        caption: Pair, step and loss.
-        picture: A PNG file.
-        words: (word, nats, mean of lambda_), empty if the text is not explained.
+        pair: The id of the pair.
+        step: How many steps were made.
+        caption: Names the pair, the step and its loss.
+        picture: The PNG file of the frame.
+        words: The same as in `PairResult`; empty if the text is not explained.
         word_top: Nats of the darkest word.
         histograms: How the values of lambda_ are spread, by modality.
     """

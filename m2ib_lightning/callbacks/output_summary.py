@@ -19,7 +19,7 @@ class OutputSummary(Callback):
     """Writes the gallery of a run and lists everything in its folder. It belongs behind the callbacks that write.
 
     Args:
-        folder: The run's folder.
+        folder: The folder of the run, as given by --output.
         gallery: Whether to write `gallery.html`; None does so for up to `GALLERY_PAIRS` pairs.
     """
 

@@ -34,9 +34,9 @@ class ScoreWriter(Callback):
     behind the pairs that the store holds; with other settings or pairs it is refused.
 
     Args:
-        folder: Where everything is written.
+        folder: The folder that everything is written to.
         metrics: What is measured; the standard ones by default.
-        protocol: How inputs are masked.
+        protocol: How inputs are masked to score a map.
         controls: Whether random, centre and uniform maps of the same pairs are scored beside the method's.
         show: Whether the means are printed at the end, and logged.
 

@@ -85,7 +85,7 @@ def print_written(folder: Path) -> None:
     """Where everything is that a run has left in its folder.
 
     Args:
-        folder: The run's folder.
+        folder: The folder of the run, as given by --output.
     """
     from rich.console import Console
 
@@ -136,8 +136,8 @@ def draw(
     """Draw a picture of each pair, in a file named by its id.
 
     Args:
-        folder: Where the files go; it is made if it is not there.
-        attributions: What is drawn.
+        folder: The folder that the files go to; it is made if it is not there.
+        attributions: The results that are drawn, one picture each.
         pairs: The pairs with their pictures.
         drawing: How; True for the defaults.
     """

@@ -36,7 +36,7 @@ class Histogram(NamedTuple):
     """How the mask values of one pair and modality are spread over [0, 1].
 
     Attributes:
-        counts: (BINS,) of equal width.
+        counts: How many values lie in each of `BINS` buckets of equal width.
         total: The sum of all values.
         squares: The sum of their squares.
     """

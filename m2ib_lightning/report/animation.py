@@ -24,7 +24,7 @@ def save_animation(frames: Sequence[Image.Image], path: str | Path) -> None:
 
     Args:
         frames: RGB pictures of one size, in order.
-        path: Ends in `.gif`.
+        path: The file, whose name ends in `.gif`.
 
     Raises:
         ValueError: There are no frames, or their sizes differ.

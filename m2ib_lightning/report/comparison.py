@@ -28,8 +28,8 @@ class Column(NamedTuple):
     """A column of a table before it is known which table it goes to.
 
     Attributes:
-        header: Its lines.
-        cells: One for each row.
+        header: What stands above, in one line or more.
+        cells: What stands below, one for each row.
     """
 
     header: str
@@ -40,8 +40,8 @@ def scores_tables(comparison: Comparison, width: int | None = None) -> list[Tabl
     """A row per metric and a column per method, for few methods: the mean and its 95 % bootstrap interval.
 
     Args:
-        comparison: What was found.
-        width: Of the terminal, in characters; methods that do not fit go into further tables.
+        comparison: What was found for each method and pair.
+        width: How wide the terminal is, in characters; methods that do not fit go into further tables.
     """
     metrics = [metric for group in groups(comparison) if not group.apart for metric in group.metrics]
     metrics += [metric for group in groups(comparison) if group.apart for metric in group.metrics]
@@ -68,8 +68,8 @@ def comparison_tables(comparison: Comparison, width: int | None = None) -> list[
     are in tables of their own, which name the control.
 
     Args:
-        comparison: What was found.
-        width: Of the terminal, in characters; metrics that do not fit go into further tables.
+        comparison: What was found for each method and pair.
+        width: How wide the terminal is, in characters; metrics that do not fit go into further tables.
     """
     tables = []
     seconds = [f"{comparison.values(method, 'seconds').mean():.3f}" for method in comparison.methods]
@@ -93,9 +93,9 @@ def difference_tables(comparison: Comparison, against: str, width: int | None = 
     Green where the interval says that `against` is better, red where it is worse.
 
     Args:
-        comparison: What was found.
+        comparison: What was found for each method and pair.
         against: The label of a method.
-        width: Of the terminal, in characters; metrics that do not fit go into further tables.
+        width: How wide the terminal is, in characters; metrics that do not fit go into further tables.
     """
     tables = []
     others = [method for method in comparison.methods if method != against]

@@ -61,8 +61,8 @@ class Example(NamedTuple):
     """What several methods say of one pair.
 
     Attributes:
-        id: The pair's id.
-        text: Its caption.
+        id: The id of the pair.
+        text: The caption of the pair.
         pictures: The picture, then each method's map over it, by label.
         words: Each method's two strongest words with their values, by label.
     """
@@ -108,8 +108,8 @@ def save_comparison_page(
     """Write one HTML page: means, differences, insertion and deletion curves, example pairs; nothing is loaded.
 
     Args:
-        comparison: What was found.
-        path: Where the page is written.
+        comparison: What was found for each method and pair.
+        path: The file that the page is written to.
         against: The label of the method whose differences to the others are shown.
         caption: Says what was compared: model, data, protocol.
         examples: Pairs to show, see `make_examples`.

@@ -36,7 +36,7 @@ def pair_figure(attribution: Attribution, image: Image.Image, style: MapStyle = 
     shown without shading. Where the verdict on a map is not "ok", a banner says so and the map is drawn in greys.
 
     Args:
-        attribution: What to show.
+        attribution: The result that is shown.
         image: The picture that was explained, as in `Pair.image`.
         style: How the map is drawn: "smooth" between the patches, or "patch", each with its own value.
     """
@@ -57,9 +57,9 @@ def save_pair_figure(
     """Write the picture to a file; PDF and SVG keep text and lines as vectors.
 
     Args:
-        attribution: What to show.
+        attribution: The result that is shown.
         image: The picture that was explained, as in `Pair.image`.
-        path: The file.
+        path: The file that is written.
         style: "smooth" or "patch", as in `pair_figure`.
         format: "png", "pdf" or "svg"; by default what the file's ending says.
     """

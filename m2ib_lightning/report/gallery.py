@@ -45,7 +45,7 @@ class Gallery(NamedTuple):
     """What a gallery that was written shows.
 
     Attributes:
-        path: The file.
+        path: The file that is written.
         pairs: How many pairs it shows.
         pictures: How many of them with their picture; the others show the map alone.
     """
@@ -72,8 +72,9 @@ def save_gallery(
 
     Args:
         attributions: A store, or a choice of its attributions; bad pairs among them show their reason.
-        path: The file.
-        find_image: By default the picture is read from `Attribution.source`, and left out where it is not there.
+        path: The file that is written.
+        find_image: Finds the picture of a result; by default it is read from `Attribution.source`, and left out where
+            it is not there.
         frames: Pictures of the masks, step by step, by the pair's id.
     """
     find_image, frames = find_image or from_source, frames or {}

@@ -43,8 +43,8 @@ class Page:
 
     Args:
         width: The width of the page without its margins.
-        margin: On all four sides.
-        dpi: Pixels per inch.
+        margin: How much is left empty on all four sides.
+        dpi: Pixels per inch of what is drawn.
     """
 
     def __init__(self, width: float, margin: float = 18, dpi: int = 160) -> None:

@@ -14,8 +14,8 @@ class Placed(NamedTuple):
     Attributes:
         chip: The word, its label and its shade.
         line: The line that it stands in, from 0.
-        x: Its left edge.
-        width: Of its ground.
+        x: The left edge of the word's ground.
+        width: How wide the word's ground is.
     """
 
     chip: Chip
