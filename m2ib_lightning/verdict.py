@@ -42,15 +42,18 @@ class Thresholds:
     Attributes:
         match: The least that the pair's similarity must stand above those of its image with captions of other pictures,
             and of its text with other pictures, in standard deviations of those.
-        left: The least share of the clean similarity that must be left through the bottleneck, in 0..1. With `keep`
-            it is `slack` below what was to be kept.
+        image_left: The least share of the clean similarity that must be left through the image's bottleneck, in 0..1.
+            The default beta spends most of it where a caption names several objects, and points at them all the same.
+            With `keep` it is `slack` below what was to be kept.
+        text_left: The same for the text's bottleneck, whose default beta leaves all of it.
         slack: How much less than `keep` may be left, as a share of the clean similarity.
         nats: The least that the token that lets through most must let through, in nats.
         falling: The most that the last step may have lowered the loss, as a share of its whole fall.
     """
 
     match: float = 1.5
-    left: float = 0.5
+    image_left: float = 0.1
+    text_left: float = 0.5
     slack: float = 0.05
     nats: float = 5.0
     falling: float = 0.2
@@ -122,7 +125,7 @@ def _not_finite(a: Attribution, modality: Modality) -> bool:
 
 def _similarity_lost(a: Attribution, modality: Modality, limits: Thresholds) -> bool:
     through, keep = getattr(a, f"{modality}_score"), a.settings.get("keep")
-    least = limits.left if keep is None else keep - limits.slack
+    least = getattr(limits, f"{modality}_left") if keep is None else keep - limits.slack
     return bool(through < least * a.score)  # false where a method has no bottleneck and `through` is nan
 
 

@@ -101,6 +101,12 @@ TABLES = [
         rendered.keep_table,
     ),
     Table(
+        "verdicts",
+        MEASUREMENTS,
+        {"verdicts": Run("python scripts/measure_verdicts.py --scenes {scenes} --output {output}", scenes=100)},
+        rendered.verdicts_table,
+    ),
+    Table(
         "samples",
         MEASUREMENTS,
         {

@@ -15,6 +15,7 @@ import pandas as pd
 from m2ib_lightning import Attribution, AttributionStore
 from m2ib_lightning.data import make_scene
 from m2ib_lightning.evaluation import Interval, paired_interval
+from m2ib_lightning.verdict import VERDICTS
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = "M2IB"
@@ -197,6 +198,25 @@ def keep_table(files: Mapping[str, Path]) -> str:
         for row in rows
     )
     return markdown(["", *two, *one], cells)
+
+
+def verdicts_table(files: Mapping[str, Path]) -> str:
+    """A row for each kind of pairs: how many are flagged, why, and whether the maps point."""
+    rows, shown = rows_of(files["verdicts"]), []
+    for row in rows:
+        reasons = ((number(row[verdict], 2), verdict.replace("_", " ")) for verdict in VERDICTS[1:] if row[verdict])
+        points = ["" if row[name] is None else number(row[name], 2) for name in ("points", "names")]
+        shown.append(
+            [row["pairs"], str(row["count"]), f"{row['flagged']:.1%}", ", ".join(map(" ".join, reasons)), *points]
+        )
+    heads = ["pairs", "how many", "flagged", "why, shares", "highest pixel on the object", "naming word leads"]
+    totals = []
+    for bad, name in ((False, "good pairs are flagged wrongly"), (True, "bad pairs are flagged")):
+        counted = [row for row in rows if row["bad"] is bad]
+        count = sum(row["count"] for row in counted)
+        flagged = sum(row["count"] * row["flagged"] for row in counted)
+        totals.append(f"{flagged:.0f} of {count} {name} ({flagged / count:.1%})")
+    return f"{markdown(heads, shown)}\n\n{'; '.join(totals)}."
 
 
 def samples_table(files: Mapping[str, Path]) -> str:

@@ -10,7 +10,7 @@ from m2ib_lightning.data import make_scene
 from m2ib_lightning.methods import mismatched as kept
 from m2ib_lightning.methods.mismatched import match_scores, mismatched
 from m2ib_lightning.types import Pair
-from m2ib_lightning.verdict import SENTENCES, VERDICTS, Thresholds, judge
+from m2ib_lightning.verdict import SENTENCES, VERDICTS, Thresholds, headline, judge
 
 
 def believable(**changed) -> Attribution:
@@ -32,9 +32,9 @@ def believable(**changed) -> Attribution:
         ({"score": float("nan")}, "not_finite", "not_finite"),
         ({"image_match": 1.4}, "no_match", "no_match"),
         ({"text_match": 1.4, "image_score": 0.0}, "no_match", "no_match"),
-        ({"image_score": 0.24}, "similarity_lost", "ok"),
+        ({"image_score": 0.04}, "similarity_lost", "ok"),
         ({"text_score": 0.24}, "ok", "similarity_lost"),
-        ({"image_score": 0.25}, "ok", "ok"),  # half of 0.5 is just enough
+        ({"image_score": 0.06, "text_score": 0.25}, "ok", "ok"),  # a tenth of 0.5 and half of it are just enough
         ({"text_map": np.full(2, 4.9, np.float32)}, "ok", "uninformative"),
         ({"text_map": np.full(2, 0.1, np.float32), "unit": "cos"}, "ok", "ok"),
         ({"history": {"loss/total": np.array([1.0, 0.5, 0.2], np.float32)}}, "not_converged", "not_converged"),
@@ -49,13 +49,21 @@ def test_a_verdict_is_the_first_reason_that_holds_in_a_modality(changed, image, 
 
 
 def test_a_user_moves_a_threshold_for_a_run_or_for_one_look():
-    strict = believable(settings={"modalities": ["image", "text"], "thresholds": {"left": 0.95}})
+    strict = believable(settings={"modalities": ["image", "text"], "thresholds": {"image_left": 0.95}})
     assert strict.verdicts == {"image": "similarity_lost", "text": "ok"}
     assert judge(believable(), "image", Thresholds(match=3.5)) == "no_match"
     lost = believable(settings={"modalities": ["image"], "keep": 0.96})
     assert lost.verdicts == {"image": "similarity_lost"}  # 0.9 is left where 0.96 - 0.05 is asked for
     with pytest.raises(ValueError, match=r"`thresholds` to name some of .* but got lift"):
         M2IB(thresholds={"lift": 1.0})
+
+
+def test_a_verdict_is_said_with_the_map_that_it_is_about():
+    assert headline(believable()) == "ok"
+    assert headline(believable(image_score=0.0)) == "Doubtful: similarity lost (picture)"
+    assert headline(believable(text_score=0.0)) == "Doubtful: similarity lost (caption)"
+    assert headline(believable(image_match=0.0)) == "Doubtful: no match"
+    assert "; Doubtful: no match)" in repr(believable(image_match=0.0)) and repr(believable()).endswith("; ok)")
 
 
 def test_each_verdict_has_a_sentence_and_all_but_ok_a_remedy():

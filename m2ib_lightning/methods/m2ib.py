@@ -86,7 +86,7 @@ class M2IB(AttributionMethod):
         graphs: Whether a GPU replays a step that was recorded once. Experimental: on a processor the same code gives
             the same bits, on a GPU it has not been shown to pay yet.
         seed: Seed of the noise.
-        thresholds: Where the verdict on a map begins to speak against it, for example {"left": 0.7}; see
+        thresholds: Where the verdict on a map begins to speak against it, for example {"image_left": 0.7}; see
             `verdict.Thresholds` for their names and defaults.
 
     Raises:
