@@ -52,7 +52,7 @@ def explain(
         regions: What to find words for, for `Attribution.regions`: boxes (left, top, right, bottom) in pixels, or
             masks (H, W), of every picture.
         calibration: A folder that `m2ib calibrate` or `Calibration.save` wrote for this model: M2IB's layers, betas and
-            priors, unless `arguments` say others.
+            priors, unless `arguments` say others or, in the place of betas, `keep`.
         arguments: The method's own: modalities, and for M2IB image_layer, text_layer, image_beta, text_beta, steps,
             noise_samples, prior, read_out, seed, ...
 
@@ -75,7 +75,8 @@ def explain(
     _check_kinds(images, texts, backbone)
     kind = _method(method)
     if calibration is not None:
-        arguments = Calibration.arguments(calibration) | arguments
+        made = Calibration.arguments(calibration)
+        arguments = {n: v for n, v in made.items() if "keep" not in arguments or not n.endswith("_beta")} | arguments
     _check_arguments(kind, arguments)
     references = make_references(images, texts)
     check_all(references)

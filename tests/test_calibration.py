@@ -133,6 +133,8 @@ def test_explaining_with_its_folder_gives_what_was_measured_of_the_choice(embedd
 def test_an_argument_wins_over_the_calibration(embedded, folder):
     (result,) = m2ib.explain(*pairs_of(1)[0], embedded, calibration=folder, image_beta=0.7, steps=1)
     assert result.settings["image_beta"] == 0.7
+    (result,) = m2ib.explain(*pairs_of(1)[0], embedded, calibration=folder, keep=0.9, steps=1)
+    assert result.settings["keep"] == 0.9 and "image_beta" not in result.settings
 
 
 def test_what_is_saved_is_loaded(found, folder):
