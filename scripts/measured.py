@@ -61,6 +61,12 @@ TABLES = [
         {kind: compare(f"--data.scene_kind {kind} --data.scene_seed 20000", 40, COMPARED) for kind in KINDS},
         rendered.kinds_table,
     ),
+    Table(
+        "absent",
+        MEASUREMENTS,
+        {"absent": Run("python scripts/absent_words.py --scenes {scenes} --output {output}", scenes=400)},
+        rendered.absent_table,
+    ),
     Table("exam", MEASUREMENTS, {"hard": compare(f"{EXAM} hard", 40)}, rendered.exam_table),
     Table(
         "colours",

@@ -134,6 +134,15 @@ def exam_table(files: Mapping[str, Path]) -> str:
     return f"{table}\n\nM2IB against each other, paired:\n\n{standing(run, heads)}"
 
 
+def absent_table(files: Mapping[str, Path]) -> str:
+    """How many words speak against their pair."""
+    rows = (
+        [row["words for"], str(row["words"]), number(row["effect below 0"], 2), number(row["mean effect"], 3)]
+        for row in rows_of(files["absent"])
+    )
+    return markdown(["words for what is", "words", "share whose effect is below 0", "mean effect"], rows)
+
+
 def absent_below(folder: Path) -> float:
     """The share of hard scenes with a word for what is not there in which it has less than the words for what is.
 

@@ -64,7 +64,7 @@ def test_every_command_of_a_page_is_understood(words, tmp_path, monkeypatch):
 @pytest.mark.parametrize("words", SCRIPTS, ids=" ".join)
 def test_every_script_of_a_page_exists_and_knows_its_options(words):
     (script,) = (word for word in words if word.startswith("scripts/"))
-    source = (ROOT / script).read_text("utf-8")
+    source = (ROOT / script).read_text("utf-8") + (ROOT / "scripts" / "on_scenes.py").read_text("utf-8")
     for option in (word.partition("=")[0] for word in words if word.startswith("--")):
         assert f'"{option}"' in source, option
 
