@@ -35,6 +35,10 @@ SENTENCES: dict[Verdict, str] = {
 """What each verdict means and what can be done, in words for a person."""
 
 
+SHORTER = 5.0
+"""What the threshold of nats is divided by where the target is a difference: of a phrase, a region or a foil."""
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """Where a verdict begins to speak against a map; a user may change each.
@@ -47,7 +51,8 @@ class Thresholds:
             With `keep` it is `slack` below what was to be kept.
         text_left: The same for the text's bottleneck, whose default beta leaves all of it.
         slack: How much less than `keep` may be left, as a share of the clean similarity.
-        nats: The least that the token that lets through most must let through, in nats.
+        nats: The least that the token that lets through most must let through, in nats; a fifth of it for phrases,
+            regions and foils.
         falling: The most that the last step may have lowered the loss, as a share of its whole fall.
     """
 
@@ -131,7 +136,9 @@ def _similarity_lost(a: Attribution, modality: Modality, limits: Thresholds) -> 
 
 def _uninformative(a: Attribution, modality: Modality, limits: Thresholds) -> bool:
     values = a.image_map if modality == "image" else a.text_map
-    return values is not None and a.unit == "nats" and float(values.max()) < limits.nats
+    # A difference of two captions or pictures is shorter than a whole direction, and weighs less against compression.
+    least = limits.nats / (1 if math.isfinite(getattr(a, f"{modality}_score")) else SHORTER)
+    return values is not None and a.unit == "nats" and float(values.max()) < least
 
 
 def _not_converged(a: Attribution, limits: Thresholds) -> bool:

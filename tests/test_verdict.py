@@ -37,6 +37,9 @@ def believable(**changed) -> Attribution:
         ({"image_score": 0.06, "text_score": 0.25}, "ok", "ok"),  # a tenth of 0.5 and half of it are just enough
         ({"text_map": np.full(2, 4.9, np.float32)}, "ok", "uninformative"),
         ({"text_map": np.full(2, 0.1, np.float32), "unit": "cos"}, "ok", "ok"),
+        # Of a difference, whose similarity through the bottleneck is none, a fifth of the nats is enough.
+        ({"text_map": np.full(2, 1.1, np.float32), "text_score": float("nan")}, "ok", "ok"),
+        ({"text_map": np.full(2, 0.9, np.float32), "text_score": float("nan")}, "ok", "uninformative"),
         ({"history": {"loss/total": np.array([1.0, 0.5, 0.2], np.float32)}}, "not_converged", "not_converged"),
         ({"stop_reason": "diverged"}, "not_converged", "not_converged"),
         ({"image_score": float("nan"), "text_score": float("nan")}, "ok", "ok"),  # a method without a bottleneck
