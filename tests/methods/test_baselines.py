@@ -15,6 +15,7 @@ from m2ib_lightning.methods import (
     Baseline,
     CentrePrior,
     Chefer,
+    ExCLIP,
     FIxLIP,
     KernelSHAP,
     RandomMap,
@@ -22,7 +23,13 @@ from m2ib_lightning.methods import (
     UniformMap,
 )  # fmt: skip
 
-FAST = {RISE: {"samples": 20}, KernelSHAP: {"samples": 80}, FIxLIP: {"samples": 20}, SmoothGrad: {"samples": 3}}
+FAST = {
+    RISE: {"samples": 20},
+    KernelSHAP: {"samples": 80},
+    FIxLIP: {"samples": 20},
+    ExCLIP: {"steps": 3},
+    SmoothGrad: {"samples": 3},
+}
 BASELINES = [
     kind
     for kind in (getattr(methods, name) for name in methods.__all__)
@@ -34,8 +41,8 @@ def make(kind, backbone, **arguments) -> AttributionMethod:
     return kind(backbone, **FAST.get(kind, {}), **arguments)
 
 
-def test_all_sixteen_are_public():
-    assert len(BASELINES) == 16
+def test_all_seventeen_are_public():
+    assert len(BASELINES) == 17
 
 
 @pytest.mark.slow

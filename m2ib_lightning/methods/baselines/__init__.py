@@ -4,6 +4,7 @@ from m2ib_lightning.methods.baselines.attention_rollout import AttentionRollout
 from m2ib_lightning.methods.baselines.base import Baseline
 from m2ib_lightning.methods.baselines.centre_prior import CentrePrior
 from m2ib_lightning.methods.baselines.chefer import Chefer
+from m2ib_lightning.methods.baselines.exclip import ExCLIP
 from m2ib_lightning.methods.baselines.fixlip import FIxLIP
 from m2ib_lightning.methods.baselines.grad_cam import GradCAM
 from m2ib_lightning.methods.baselines.grad_eclip import GradECLIP
@@ -25,6 +26,7 @@ __all__ = [
     "Baseline",
     "CentrePrior",
     "Chefer",
+    "ExCLIP",
     "FIxLIP",
     "GradCAM",
     "GradECLIP",

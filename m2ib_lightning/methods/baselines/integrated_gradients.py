@@ -50,11 +50,17 @@ class IntegratedGradients(Baseline):
     def relevance(self, objective: Objective) -> Tensor:
         """Integrated gradients, summed over channels and pixels; (b, gh, gw) or (b, l)."""
         inputs, start = objective.inputs, objective.emptied()
-        places, weights = torch.tensor(np.array(np.polynomial.legendre.leggauss(self.steps)), dtype=inputs.dtype) / 2
+        places, weights = quadrature(self.steps)
         at_once = max(1, AT_ONCE // len(inputs))
         total = torch.zeros_like(inputs)
-        for some, weight in zip((places + 0.5).split(at_once), weights.split(at_once), strict=True):
+        for some, weight in zip(places.split(at_once), weights.split(at_once), strict=True):
             share = some.to(inputs.device).view(-1, *[1] * inputs.ndim)
             gradient = objective.gradient(start + share * (inputs - start))
             total += einsum(gradient, weight.to(gradient), "k b ..., k -> b ...")
         return objective.input_map((inputs - start) * total)
+
+
+def quadrature(steps: int) -> tuple[Tensor, Tensor]:
+    """Places in 0..1 and their weights, which sum to 1: Gauss-Legendre, (steps,) each."""
+    places, weights = torch.tensor(np.array(np.polynomial.legendre.leggauss(steps)), dtype=torch.float32) / 2
+    return places + 0.5, weights
