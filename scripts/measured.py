@@ -20,7 +20,6 @@ def compare(arguments: str, scenes: int, methods: Sequence[str] = ()) -> Run:
 MEASUREMENTS = "scripts/README.md"
 ONE = compare("--data.scene_seed 10000", 250)
 TWO = compare("--data.scene_seed 10250 --data.scene_named 2", 250)
-COST = "python scripts/cost_and_quality.py --scenes {scenes} --scene_seed 20000"
 IDEAS = "python scripts/compare_ideas.py --scenes {scenes}"
 SEARCH = Run("python scripts/search_settings.py --scenes {scenes} --output {output}", "settings.csv", 40)
 CALIBRATED = "python scripts/calibrated_on_scenes.py --pairs 24 --image_layers 0 2 3 4 6 --betas 0.1 0.3 1 3"
@@ -111,15 +110,6 @@ TABLES = [
         MEASUREMENTS,
         {"verdicts": Run("python scripts/measure_verdicts.py --scenes {scenes} --output {output}", scenes=100)},
         rendered.verdicts_table,
-    ),
-    Table(
-        "samples",
-        MEASUREMENTS,
-        {
-            "calibrated": Run(f"{COST} --output {{output}}", scenes=50),
-            "released": Run(f"{COST} --released --output {{output}}", scenes=50),
-        },
-        rendered.samples_table,
     ),
     Table(
         "ideas",

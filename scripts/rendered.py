@@ -228,24 +228,6 @@ def verdicts_table(files: Mapping[str, Path]) -> str:
     return f"{markdown(heads, shown)}\n\n{'; '.join(totals)}."
 
 
-def samples_table(files: Mapping[str, Path]) -> str:
-    """Ten steps with several numbers of noise samples, and the default's samples with several numbers of steps."""
-    found = {
-        name: {(r["steps"], r["samples"], r["antithetic"]): r for r in rows_of(path)} for name, path in files.items()
-    }
-    rows = []
-    for (steps, samples, antithetic), row in found["calibrated"].items():
-        if steps != 10 and (samples, antithetic) != (4, True):
-            continue
-        other = found["released"][steps, samples, antithetic]
-        values = [(row, "image same steps"), (row, "text same steps"), (row, "pointing"), (row, "mass")]
-        values += [(other, "image same steps"), (other, "text same steps")]
-        name = f"{samples}, antithetic" if antithetic else str(samples)
-        rows.append([str(steps), name, *(number(r[key], 3) for r, key in values)])
-    heads = ["image map", "text map", "highest pixel", "share of the map", "released: image map", "released: text map"]
-    return markdown(["steps", "samples a step", *heads], rows)
-
-
 def settings_table(files: Mapping[str, Path]) -> str:
     """The picture of all curves is put beside the pages; the image's beta is said in numbers."""
     shutil.copy(files["search"].with_name("settings.png"), ROOT / "notebooks" / "pictures" / "settings.png")
