@@ -26,14 +26,14 @@ def library_suffix(model: CLIPModel, modality: str, states: Tensor, layer: int, 
 
 def fit(
     model: CLIPModel, modality: str, states: Tensor, read: int, other: Tensor, noise: list[Tensor], *,
-    layer: int, beta: float, mean: Tensor, std: Tensor, held: Tensor | None,
+    layer: int, beta: float, lr: float, start: float, mean: Tensor, std: Tensor, held: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """Nats per token, (L,), after as many Adam steps as there is noise, each of (K, L, D).
 
     Everything float64; `held` replaces the read-out token, which then has no mask.
     """
     length, width = states.shape
-    alpha = torch.full((length, width), 5.0, dtype=torch.float64)
+    alpha = torch.full((length, width), start, dtype=torch.float64)
     first, second = torch.zeros_like(alpha), torch.zeros_like(alpha)
     masked = [i for i in range(length) if held is None or i != read]
     x = (states - mean) / std
@@ -55,10 +55,10 @@ def fit(
         compression = sum(capacity(a)[i].sum() for i in masked) / (len(masked) * width)
         loss = beta * compression - sum(cosines) / len(cosines)
         (gradient,) = torch.autograd.grad(loss, a)
-        # Adam (Kingma and Ba 2015) with its defaults and a learning rate of 1.
+        # Adam (Kingma and Ba 2015) with its defaults.
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * gradient**2
-        alpha = alpha - (first / (1 - 0.9**t)) / (torch.sqrt(second / (1 - 0.999**t)) + 1e-8)
+        alpha = alpha - lr * (first / (1 - 0.9**t)) / (torch.sqrt(second / (1 - 0.999**t)) + 1e-8)
     nats = capacity(alpha).sum(1)
     if held is not None:
         nats[read] = 0

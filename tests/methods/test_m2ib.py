@@ -15,6 +15,7 @@ from tests.checkpoints import random_clip
 from tests.methods import reference
 from tests.methods.made import FAST, assert_same_maps, explain, quiet_trainer, scene_pairs
 
+FEW_STEPS = {"steps": 6, "lr": 1.5, "initial_alpha": 3.0}
 SETTINGS = [pytest.param({}, id="calibrated"), pytest.param(RELEASED, id="released")]
 
 
@@ -40,11 +41,11 @@ def test_maps_are_those_of_a_slow_float64_reference(embedded, setting, modality)
     states = out[f"{'vision' if modality == 'image' else 'text'}_model_output"].hidden_states[layer + 1][0]
     other = (out.text_embeds if modality == "image" else out.image_embeds)[0]
     width, length = states.shape[1], embedded.tower(modality).length
-    noise = [method.noise(step, modality, length, width, torch.device("cpu")).double() for step in range(10)]
+    noise = [method.noise(step, modality, length, width, torch.device("cpu")).double() for step in range(method.steps)]
     held = tower.prior.read_mean.double() if tower.read_out == "mean" and layer >= 0 else None
     read = 0 if modality == "image" else len(states) - 1
     expected = reference.fit(
-        model, modality, states, read, other, noise, layer=layer, beta=tower.beta,
+        model, modality, states, read, other, noise, layer=layer, beta=tower.beta, lr=method.lr, start=tower.start,
         mean=tower.prior.mean.double(), std=tower.prior.std.double(), held=held,
     )  # fmt: skip
     found = ours.image_map.ravel() if modality == "image" else ours.text_map
@@ -137,6 +138,20 @@ def test_compression_falls_while_relevance_stays(embedded):
             compression = result.history[f"{modality}/compression"]
             assert compression[-1] < 0.1 * compression[0]
             assert result.history[f"{modality}/relevance"][-1] > 0.4 * result.score
+
+
+def test_few_steps_bring_the_loss_as_low_as_many_small_ones_that_start_with_open_masks(embedded):
+    pairs = scene_pairs(12)
+    few, many = explain(embedded, pairs, **FEW_STEPS), explain(embedded, pairs)
+    assert sum(a.verdict == "ok" for a in few) >= sum(a.verdict == "ok" for a in many) - 1
+    for modality, beta in (("image", 3.0), ("text", 0.1)):
+        ends = [
+            [beta * a.history[f"{modality}/compression"][-1] - a.history[f"{modality}/relevance"][-1] for a in found]
+            for found in (few, many)
+        ]
+        assert np.mean(ends[0]) < np.mean(ends[1]) + 0.1
+    alike = [np.corrcoef(a.image_map.ravel(), b.image_map.ravel())[0, 1] for a, b in zip(few, many, strict=True)]
+    assert np.mean(alike) > 0.95
 
 
 def test_explaining_works_inside_inference_mode(embedded):
