@@ -2,7 +2,8 @@
 """Measure how fast pairs are explained, against the released way of computing and against the machine's own limit.
 
     python scripts/benchmark.py                         # ViT-B/32, minutes on two cores
-    python scripts/benchmark.py --scaling --device cuda
+    python scripts/benchmark.py --device cuda           # all models, peers, prediction from files: eight minutes
+    python scripts/benchmark.py --throughput --models embedded --batch-sizes 1 8 --minutes 2
 
 (a) the released way: one pair and one modality at a time, both towers in full at every step for ten copies of it,
     gradients for every weight;
@@ -10,7 +11,9 @@
 (c) the floor: the floating-point operations that (b) makes, over the rate at which this machine does the matrix
     products among them, measured in turn with (b);
 (d) peak memory beyond the model, each in a process of its own;
-(e) with --scaling, time against pairs, noise samples, steps and model.
+(e) with --scaling, time against pairs, noise samples, steps and model;
+(f) with --throughput, and on a GPU nothing else: pairs a second of several models, of M2IB, of methods with one
+    backward pass, of the released way and of the floor; and where the time of a prediction from files goes.
 
 Weights are random: time does not depend on them. Prints tables and writes everything to a JSON file.
 """
@@ -157,19 +160,20 @@ class Floor:
     Args:
         run: Given a number of steps.
         device: Where it runs.
+        steps: Of a whole run.
 
     Attributes:
-        operations: Floating-point operations of `run(STEPS)`, attention's included.
+        operations: Floating-point operations of `run(steps)`, attention's included.
     """
 
-    def __init__(self, run: Callable[[int], Any], device: str) -> None:
+    def __init__(self, run: Callable[[int], Any], device: str, steps: int = STEPS) -> None:
         counted = []
-        for steps in (1, 2):
+        for few in (1, 2):
             with Products() as products, FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
-                run(steps)
+                run(few)
             counted.append((counter.get_total_flops(), products.found))
         (once, found_once), (twice, found_twice) = counted
-        self.operations = once + (STEPS - 1) * (twice - once)
+        self.operations = once + (steps - 1) * (twice - once)
         step = found_twice - found_once
         self.products = [(_product(key, device), count) for key, count in step.items()]
         self.products_operations = sum(2 * key[1].numel() * key[3][1] * count for key, count in step.items())
@@ -383,10 +387,14 @@ def show(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="ViT-B/32", choices=["embedded", *SHAPES])
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--batch-sizes", type=int, nargs="+", help="1 8 32 by default, on a GPU 1 16 128 512")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--scaling", action="store_true", help="also time against pairs, samples, steps and model")
+    parser.add_argument("--throughput", action="store_true", help="measure (f) instead, as is done on a GPU")
+    parser.add_argument("--models", nargs="+", help="of (f): embedded, those of --model, SigLIP 2 B/16; all by default")
+    parser.add_argument("--minutes", type=float, default=7, help="of (f): what would begin later is left out")
+    parser.add_argument("--pairs", type=int, default=2048, help="of (f): predicted from files")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmark.json"))
     parser.add_argument("--peak-memory", nargs=2, metavar=("SIZE", "PRECISION"), help="print this alone, in MB")
     arguments = parser.parse_args()
@@ -403,8 +411,17 @@ def main() -> None:
     result["start_up"] = start_up()
     for name, seconds in result["start_up"].items():
         console.print(f"{name:>24}  {seconds:.2f} s")
-    result["rows"] = compare(arguments.model, arguments.batch_sizes, arguments.repeats, arguments.device)
-    show(result["rows"])
+    if arguments.throughput or arguments.device == "cuda":
+        import throughput
+
+        models, sizes = arguments.models or throughput.MODELS, arguments.batch_sizes or [1, 16, 128, 512]
+        result |= throughput.measure(models, sizes, arguments.device, arguments.minutes, arguments.pairs)
+        for name in ("end_to_end", "throughput"):
+            throughput.show(result[name], name.replace("_", " "), console)
+    else:
+        sizes = arguments.batch_sizes or [1, 8, 32]
+        result["rows"] = compare(arguments.model, sizes, arguments.repeats, arguments.device)
+        show(result["rows"])
     if arguments.scaling:
         result["scaling"] = scaling(arguments.device)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
