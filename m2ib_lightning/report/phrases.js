@@ -66,9 +66,9 @@ async function colourRegions(canvas, pair, shown) {
   ])
   for (let i = 0; i < width * height; i++) {
     const [r, g, b] = picture.data.subarray(4 * i, 4 * i + 3)
-    const grey = 0.35 * 255 + 0.6 * (0.299 * r + 0.587 * g + 0.114 * b)
+    const grey = 0.2 * 255 + 0.75 * (0.299 * r + 0.587 * g + 0.114 * b)
     const sum = layers.reduce((total, [heats]) => total + heats[i], 0)
-    const weight = 0.85 * Math.sqrt(Math.max(...layers.map(([heats]) => heats[i])))
+    const weight = 0.85 * Math.min(1, Math.max(0, 2 * Math.max(...layers.map(([heats]) => heats[i])) - 0.2))
     for (let c = 0; c < 3; c++) {
       const mixed = layers.reduce((total, [heats, colour]) => total + heats[i] * colour[c], 0) / (sum || 1)
       picture.data[4 * i + c] = (1 - weight) * grey + weight * mixed

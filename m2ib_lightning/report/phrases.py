@@ -19,6 +19,9 @@ FOR = ("#2f7fe0", "#f0a400", "#2aa85a", "#9a5fd6", "#13b4c6", "#b58a3c")
 AGAINST = "#e0322f"
 """That of phrases without which the pair is more similar."""
 
+FAINT = 0.2
+"""Twice the share of a map's highest value up to which a region is not drawn: what is everywhere is nowhere."""
+
 GAP, ROW = 12.0, 3
 SIZE, LINE = 13.0, 25.0
 
@@ -48,8 +51,8 @@ def coloured_regions(
     heats = np.stack([_heat(phrase, a, (image.height, image.width), style) for phrase in shown])[..., None]
     inks = np.array([_rgb(colours[id(phrase)]) for phrase in shown])[:, None, None]
     mixed = (heats * inks).sum(0) / np.maximum(heats.sum(0), 1e-9)
-    weight = 0.85 * np.sqrt(heats.max(0))
-    grey = 0.35 + 0.6 * np.asarray(image.convert("L").convert("RGB")) / 255  # pale, so that colours are the phrases'
+    weight = 0.85 * (2 * heats.max(0) - FAINT).clip(0, 1)
+    grey = 0.2 + 0.75 * np.asarray(image.convert("L").convert("RGB")) / 255  # pale, so that colours are the phrases'
     return Image.fromarray((255 * ((1 - weight) * grey + weight * mixed)).round().astype(np.uint8))
 
 
@@ -91,10 +94,12 @@ def _caption(page: Page, a: Attribution) -> None:
     for word in re.finditer(r"\S+", a.text):
         of = next((i for i, p in enumerate(a.phrases) if p.span[0] < word.end() and word.start() < p.span[1]), None)
         width = measure(word[0], SIZE, "bold" if of is not None else "normal") + (0 if of is None else 8)
+        if of is not None and of == before:
+            x -= 8  # words of one phrase are one piece
         if x and x + width > page.width:
             x, page.y, before = 0.0, page.y - LINE, None
         if of is not None:
-            left = x - (space if of == before else 0)  # words of one phrase are one piece
+            left = x - (space if of == before else 0)
             box = Rectangle((left, page.y - LINE + 6), x + width - left, LINE - 5, facecolor=colours[of], linewidth=0)
             page.axes.add_patch(box)
             if a.phrases[of].against:
