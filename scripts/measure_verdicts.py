@@ -143,7 +143,7 @@ CASES = (
     Case("projections shuffled", True, of_kind("plain"), head_shuffled),
     Case("both towers cut in half", True, of_kind("plain"), lambda b, _: cut(b, ("vision", "text"))),
     Case("image tower cut in half", True, of_kind("plain"), lambda b, _: cut(b, ("vision",))),
-    # The embedded model reads a name in its first blocks: captions are told apart, and maps point, as before.
+    # The embedded model reads a name in its first blocks, and still tells captions apart.
     Case("text tower cut in half, counted nowhere", None, of_kind("plain"), lambda b, _: cut(b, ("text",))),
 )
 
