@@ -66,6 +66,21 @@ def test_a_clock_that_goes_back_loses_no_pair_and_no_order(tmp_path, monkeypatch
     assert len(AttributionStore(tmp_path / "attributions")) == 3
 
 
+@pytest.mark.parametrize("verb", ["fit", "predict"])
+def test_an_output_that_cannot_be_written_is_one_line(verb, tmp_path, monkeypatch, capsys):
+    make = os.mkdir
+
+    def read_only(path, *given, **keywords):
+        if "locked" in str(path):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        make(path, *given, **keywords)
+
+    monkeypatch.setattr("os.mkdir", read_only)
+    arguments = ["--data.scenes=1", "--model.steps=1", f"--output={tmp_path / 'locked'}"]
+    said = failure(capsys, verb, *arguments, "--trainer.enable_progress_bar=false")
+    assert "locked" in said and "Read-only file system" in said and "Remedy: " in said
+
+
 def test_thousands_of_pairs_leave_no_file_open(tmp_path):
     writer = PartWriter(AttributionStore(tmp_path), MADE, pairs=100, seconds=1e9)
     before = len(os.listdir("/proc/self/fd"))
