@@ -82,7 +82,6 @@ def test_the_metric_of_its_page_is_measured_by_what_follows_it(tmp_path, monkeyp
     exec(recipe("class StrongOnTruth"), names)
     exec(recipe("m2ib.compare").replace("scenes=20", "scenes=4"), names)
     found = names["found"].frame.groupby("method")["image/StrongOnTruth"].mean()
-    print(found)
     assert len(found) == 4 and found["M2IB"] > 3 * found.drop("M2IB").max()
 
 
