@@ -104,7 +104,7 @@ def test_settings_changed_on_the_way_end_where_a_new_fit_ends(explainer, knobs):
     pair = Pair("a", make_scene(3, objects=("crab", "key")).image, "a crab")
     *_, found = explainer.watch(pair, explainer.knobs)
     *first, moved = explainer.adjust(found, pair, knobs)
-    expected = m2ib.explain(pair.image, "a crab", **knobs._asdict())[0]
+    expected = m2ib.explain(pair.image, "a crab", **knobs.arguments)[0]
     np.testing.assert_allclose(moved.attribution.image_map, expected.image_map, rtol=1e-4, atol=1e-3)
     assert moved.exact and not any(found.exact for found in first)
 
