@@ -2,7 +2,7 @@
 """Which pairs the verdict flags: good scenes of several kinds, and pairs of which no map should be believed.
 
     python scripts/measure_verdicts.py                       # the seeds that the thresholds were not chosen on
-    python scripts/measure_verdicts.py --first 80000         # those that they were chosen on
+    python scripts/measure_verdicts.py --scene_seed 80000    # those that they were chosen on
 
 Good are scenes with their own captions. Bad are captions of which the picture shows nothing, captions in scripts that
 the model never read, pictures of noise, and models that are broken: all weights shuffled, the upper half of each
@@ -151,10 +151,10 @@ CASES = (
 def explained(case: Case, backbone: Backbone, options: argparse.Namespace) -> Iterator[tuple[Attribution, Pair]]:
     """The results of a case; of a model broken at random, another one for each third of the scenes."""
     third = -(-options.scenes // 3)
-    for start in range(options.first, options.first + options.scenes, third):
+    for start in range(options.scene_seed, options.scene_seed + options.scenes, third):
         model = backbone if case.change is None else case.change(copy.deepcopy(backbone), start)
         method = M2IB(model, **json.loads(options.method))
-        seeds = range(start, min(start + third, options.first + options.scenes))
+        seeds = range(start, min(start + third, options.scene_seed + options.scenes))
         for some in (seeds[i : i + BATCH] for i in range(0, len(seeds), BATCH)):
             pairs = [case.pairs(seed) for seed in some]
             yield from zip(method.attribute(model.preprocess_pairs(pairs)), pairs, strict=True)
@@ -204,7 +204,7 @@ def names(a: Attribution, spans: Sequence[tuple[int, int]]) -> bool:
 
 def main() -> None:
     """Explain each case, or take up what an interrupted run has of it, and say which verdicts it got."""
-    parser = options_of(__doc__, scenes=100, first=90_000, output="outputs/verdicts")
+    parser = options_of(__doc__, scenes=100, scene_seed=90_000, output="outputs/verdicts")
     parser.add_argument("--method", default="{}", help="settings of M2IB, as JSON")
     parser.add_argument("--cases", nargs="+", help="parts of the names of the cases, by default all")
     options = parser.parse_args()
