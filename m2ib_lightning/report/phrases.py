@@ -64,7 +64,9 @@ def phrase_pictures(page: Page, a: Attribution, image: Image.Image, style: MapSt
     height = width * min(3.0, image.height / image.width)
     pixels = (round(width * page.dpi / POINTS_PER_INCH), round(height * page.dpi / POINTS_PER_INCH))
     small = image.convert("RGB").resize(pixels, Image.Resampling.LANCZOS)
-    panels = [("", INK, coloured_regions(a, small, style=style))]
+    # What speaks against the pair is nowhere in it, and its map would lie over the others.
+    found = [phrase for phrase in a.phrases if not phrase.against]
+    panels = [("what is there", INK, coloured_regions(a, small, found or a.phrases, style))]
     for phrase, colour in zip(a.phrases, phrase_colours(a.phrases), strict=True):
         panels.append((_said(phrase), colour, coloured_regions(a, small, [phrase], style)))
     for index, (said, colour, picture) in enumerate(panels):
@@ -72,7 +74,7 @@ def phrase_pictures(page: Page, a: Attribution, image: Image.Image, style: MapSt
         if index and not column:
             page.y -= height + 30
         x = column * (width + GAP)
-        page.text(x, page.y, fit(said or "all phrases", width, 8, "bold"), 8, colour, "bold", va="top")
+        page.text(x, page.y, fit(said, width, 8, "bold"), 8, colour, "bold", va="top")
         page.picture(x, page.y - 13, picture, (width, height))
     page.y -= height + 34
 
