@@ -230,5 +230,5 @@ def test_what_holds_is_said_by_the_script_and_holds_with_other_noise_nearly(tmp_
     default, *kept = json.loads((tmp_path / "rows.json").read_text())["rows"]
     for row, keep in zip(kept, measure_keep.KEEPS, strict=True):
         for modality in MODALITIES:
-            assert row[f"{modality} holds"] == 1 and row[f"{modality} lowest fresh"] > keep - 0.05
+            assert row[f"{modality} holds"] == 1 and row[f"{modality} lowest fresh"] > keep - 0.1
         assert row["word first"] >= default["word first"] - 0.05
