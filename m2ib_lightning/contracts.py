@@ -192,10 +192,8 @@ def _embedding_width(backbone: Backbone, modality: Modality, batch: PairBatch) -
     if grid is not None and content != grid[0] * grid[1]:
         remedy = "set `special` for CLS and registers, and `grid` to rows and columns"
         raise fault(f"{grid[0]} x {grid[1]} patches", f"{content} that are not special", remedy, tower.prefix)
-    if grid is None and length != len(batch.tokens[0]):
-        raise fault(
-            f"{len(batch.tokens[0])} states, one per token,", f"{length}", "pad to the batch only", tower.prefix
-        )
+    if grid is None and length < len(batch.tokens[0]):
+        raise fault(f"{len(batch.tokens[0])} states, one per token,", f"{length}", "leave none out", tower.prefix)
     embedding = called(tower, tower.suffix, hidden.states[None], hidden, "embeddings")
     if not isinstance(embedding, Tensor) or embedding.ndim != 3 or embedding.shape[:2] != (1, 1):
         raise fault("embeddings (K, B, E) = (1, 1, E)", embedding, "keep the axes K and B", tower.suffix)

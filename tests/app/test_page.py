@@ -32,10 +32,10 @@ def heat(page):
 
 
 def shows_top(page, value):
-    """Wait until the scale of the finished map ends at a value."""
+    """Wait until the scale of the finished map ends at a value, of which below 10 two digits are shown."""
     page.wait_for_function(
-        """value => Math.abs(parseFloat(document.querySelector('#view .top').textContent) / value - 1) < 0.01
-        && document.querySelector('#view [data-state=done]')""",
+        """value => Math.abs(parseFloat(document.querySelector('#view .top').textContent) / value - 1)
+        < (value < 10 ? 0.05 : 0.01) && document.querySelector('#view [data-state=done]')""",
         arg=float(value),
     )
 
