@@ -60,6 +60,19 @@ class OneLineParser(LightningArgumentParser):
         )  # fmt: skip
         self.link_arguments("phrases", "data.phrases")
 
+    def add_measures(self) -> None:
+        """Add the options that say what is measured, and how inputs are masked for it."""
+        from m2ib_lightning.metrics import PairMetric
+
+        self.add_argument(
+            "--metrics", type=list[PairMetric] | None, default=None,
+            help="What is measured, for example [PointingGame,TokenAUROC]; what costs little by default.",
+        )  # fmt: skip
+        self.add_argument(
+            "--protocol", type=Literal["corrected", "as_released"], default="corrected",
+            help="How inputs are masked; as_released repeats the released scripts, for published numbers.",
+        )  # fmt: skip
+
     def describe(self, name: str, help: str) -> None:
         """Let the help say this of an argument and nothing more, where jsonargparse lists modules and defaults."""
         for action in self._actions:

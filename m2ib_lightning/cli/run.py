@@ -33,7 +33,6 @@ from m2ib_lightning.cli.parser import OneLineParser
 from m2ib_lightning.data import PairDataModule, object_names
 from m2ib_lightning.evaluation import Protocol
 from m2ib_lightning.methods import M2IB, AttributionMethod
-from m2ib_lightning.metrics import PairMetric
 from m2ib_lightning.names import parameters, subclasses
 from m2ib_lightning.precision import precision_on
 from m2ib_lightning.store.rows import Precision
@@ -178,14 +177,7 @@ class M2IBCLI(LightningCLI):
                 help="Whether, run again, to explain pairs again whose caption or image is another one now.",
             )  # fmt: skip
         if parser.verb == "test":
-            parser.add_argument(
-                "--metrics", type=list[PairMetric] | None, default=None,
-                help="What is measured, for example [PointingGame,TokenAUROC]; what costs little by default.",
-            )  # fmt: skip
-            parser.add_argument(
-                "--protocol", type=Literal["corrected", "as_released"], default="corrected",
-                help="How inputs are masked; as_released repeats the released scripts, for published numbers.",
-            )  # fmt: skip
+            parser.add_measures()
 
     def _add_stopping(self, parser: OneLineParser) -> None:
         """When a fit ends and what it goes on from; the whole has the patience that each pair has."""

@@ -5,7 +5,7 @@ Random, centre and uniform maps are scored beside them. The same command goes on
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 from lightning.pytorch.cli import LightningArgumentParser
@@ -13,7 +13,6 @@ from lightning.pytorch.cli import LightningArgumentParser
 from m2ib_lightning.cli.parser import OneLineParser
 from m2ib_lightning.data import PairDataModule
 from m2ib_lightning.methods import AttributionMethod
-from m2ib_lightning.metrics import PairMetric
 from m2ib_lightning.names import subclasses
 from m2ib_lightning.precision import Precision, precision_on
 
@@ -37,18 +36,10 @@ def add_arguments(parser: LightningArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--backbone", default="embedded", help="The model of all methods, as of --model.backbone.")
     parser.add_argument(
-        "--metrics", type=list[PairMetric] | None, default=None,
-        help="What is measured, for example [PointingGame,TokenAUROC]; what costs little by default.",
-    )  # fmt: skip
-    parser.add_argument(
         "--sanity", type=bool, default=False,
         help="Whether to explain changed models and inputs as well, which takes five times as long.",
     )  # fmt: skip
     parser.add_argument("--against", type=str | None, default=None, help="Whose differences to the others are shown.")
-    parser.add_argument(
-        "--protocol", type=Literal["corrected", "as_released"], default="corrected",
-        help="How inputs are masked; as_released repeats the released scripts, for published numbers.",
-    )  # fmt: skip
     parser.add_argument(
         "--precision", type=Precision | None, default=None,
         help="What methods compute in; bfloat16 on a GPU and float32 elsewhere by default.",
@@ -57,6 +48,7 @@ def add_arguments(parser: LightningArgumentParser) -> None:
     parser.add_lightning_class_args(PairDataModule, "data")
     parser.set_defaults({"data.batch_size": 20})
     if isinstance(parser, OneLineParser):
+        parser.add_measures()
         parser.add_phrases()
         known = ", ".join(subclasses(AttributionMethod))
         parser.describe(
