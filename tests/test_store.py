@@ -219,6 +219,18 @@ def test_pairs_of_a_part_that_was_copied_count_once_and_the_copy_is_named(store,
     assert not list(store.errors()) and store.doubled() == {"part-00007-000000.parquet": 1}
 
 
+def test_an_open_store_follows_what_another_process_takes_out(store):
+    other = AttributionStore(store.folder)
+    assert (len(store), store["c"].id, store["a"].id) == (4, "c", "a")
+    other.drop_errors()
+    other.append([attribution(id="e"), attribution(id="f")], MADE)
+    assert store["c"].id == "c" and len(store) == 6  # its part has another row in its place now
+    other.drop({"a", "b", "e"})
+    with pytest.raises(KeyError, match="3 pairs"):
+        store["a"]
+    assert store["f"].id == "f" and store.ids() == {"c", "d", "f"}
+
+
 def test_pairs_can_be_taken_out_by_their_ids(store):
     store.drop({"a", "d", "nobody"})
     assert [a.id for a in store] == ["b", "c"] and list(store.errors()) == [BAD] and len(store.parts) == 2
@@ -395,6 +407,13 @@ def test_only_what_changes_no_result_may_change_between_two_runs(argument, free)
     inner[argument.split(".")[-1]] = 1
     now = json.loads(json.dumps(there).replace("1", "2"))
     assert bool(differences(there, now)) is not free
+
+
+def test_an_argument_that_only_one_of_two_runs_has_is_a_difference_unless_it_says_nothing():
+    old, new = {"model": {"steps": 10}}, {"model": {"steps": 10, "keep": 0.9}}
+    assert differences(old, new) == ["model.keep: null there, 0.9 now"]
+    assert differences(new, old) == ["model.keep: 0.9 there, null now"]
+    assert differences(old, {"model": {"steps": 10, "keep": None}}) == []
 
 
 def test_many_differences_are_not_all_named(tmp_path):

@@ -43,10 +43,7 @@ class AttributionStore:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._places: dict[str, tuple[Path, int]] = {}
-        self._placed: set[Path] = set()
-        self._bad: set[str] = set()
-        self._again: dict[Path, set[int]] = {}
+        self._forget()
 
     def __repr__(self) -> str:
         """The folder and how many attributions it holds."""
@@ -115,7 +112,7 @@ class AttributionStore:
         Raises:
             KeyError: There is none of that id, or the pair could not be explained.
         """
-        if id not in self._places:
+        if id not in self._places or _mark(part := self._places[id][0]) != self._placed[part]:
             self._find_places()
         if id not in self._places:
             raise KeyError(f"Expected an id of the {len(self)} pairs in {self.folder} but got {id!r}.")
@@ -251,7 +248,6 @@ class AttributionStore:
                 part.unlink()
             elif not all(kept):
                 write_table(part, rows.filter(kept), provenance_of(part))
-        self._forget()
 
     def _table(self, part: Path, names: list[str] | None = None) -> pa.Table:
         with naming(part):
@@ -278,11 +274,11 @@ class AttributionStore:
         return found
 
     def _find_places(self) -> None:
-        """Where the rows are of the parts that have come since the last look-up."""
-        parts = self.parts
-        if not self._placed <= set(parts):
+        """Where the rows are of the parts that have come since the last look-up; of all parts if one was replaced."""
+        parts = {part: _mark(part) for part in self.parts}
+        if not self._placed.items() <= parts.items():
             self._forget()
-        for part in parts:
+        for part, mark in parts.items():
             if part in self._placed:
                 continue
             rows = self._table(part, ["id", "error"])
@@ -293,7 +289,19 @@ class AttributionStore:
                     self._again.setdefault(part, set()).add(row)
                 elif not good:
                     self._bad.add(id)
-            self._placed.add(part)
+            self._placed[part] = mark
 
     def _forget(self) -> None:
-        self._places, self._placed, self._bad, self._again = {}, set(), set(), {}
+        self._places: dict[str, tuple[Path, int]] = {}
+        self._placed: dict[Path, tuple[int, int] | None] = {}
+        self._bad: set[str] = set()
+        self._again: dict[Path, set[int]] = {}
+
+
+def _mark(part: Path) -> tuple[int, int] | None:
+    """Changes when a part is replaced by another of its name; None where it is gone."""
+    try:
+        found = part.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
