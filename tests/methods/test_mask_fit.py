@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -105,6 +107,31 @@ def test_the_masks_of_a_stopped_pair_are_its_last_finite_ones(embedded):
     # The loss of the masks after three updates is not finite: those after two are kept.
     shorter = explain(embedded, [pairs[1]], modalities=["image"], noise_samples=2, steps=2)[0]
     np.testing.assert_allclose(fit.image_maps()[1], shorter.image_map, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("made", [3, 4, 5])
+def test_a_fit_with_a_stopped_pair_goes_on_from_its_state_as_if_it_had_not_been_interrupted(embedded, made):
+    pairs, values = scene_pairs(2), [0.0, 0.0, 0.0, float("nan")]  # no finite loss at the fourth step
+
+    def fitted(calls: int):
+        method = troubled(embedded, pairs, 1, values)
+        method.loss_terms[2].calls = calls
+        fit = method.new_fit(embedded.preprocess_pairs(pairs))
+        return fit, method.new_optimizer(fit.parameters())
+
+    whole, optimizer = fitted(0)
+    for step in range(6):
+        if step == made:
+            state, moments = copy.deepcopy(whole.state_dict()), copy.deepcopy(optimizer.state_dict())
+        whole.step(optimizer)
+    again, optimizer = fitted(made)
+    again.load_state_dict(state)
+    optimizer.load_state_dict(moments)
+    for _ in range(made, 6):
+        again.step(optimizer)
+    for a, b in zip(again.image_maps(), whole.image_maps(), strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(again.stopping.updates, whole.stopping.updates)
 
 
 @pytest.mark.slow
