@@ -1,13 +1,16 @@
 #!/usr/bin/env python
-"""Kill `m2ib predict` again and again, resume it each time, and compare the end with an undisturbed run.
+"""Kill a run again and again, resume it each time, and compare the end with an undisturbed run.
 
     python scripts/kill_and_resume.py                                    # 2,000 scenes, 20 kills; some minutes
     python scripts/kill_and_resume.py --devices 2 --kills 5
     python scripts/kill_and_resume.py --scenes 40 --kills 3 --last 2     # quick
+    python scripts/kill_and_resume.py --verb fit --scenes 24             # goes on from its checkpoint
+    python scripts/kill_and_resume.py --verb compare --scenes 120
 
 Each time one process of the run, chosen at random, gets `kill -9`: one time in four at a random moment of its start,
-else at a random moment of the `--last` seconds after it has written its first part. At the end every id must be there
-exactly once, and every map must be that of the undisturbed run. Further arguments go to `m2ib predict`.
+one time in four as soon as a file is being written, else at a random moment of the `--last` seconds after a part or a
+checkpoint was written. At the end every id must be there exactly once, every map must be that of the undisturbed run,
+every score of `compare` as well, and no half of a file may be left. Further arguments go to the command.
 """
 
 from __future__ import annotations
@@ -19,18 +22,38 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from m2ib_lightning import AttributionStore
+from m2ib_lightning.files import UNFINISHED
+
+QUICK = ["--model.noise_samples=2", "--trainer.enable_progress_bar=false"]
+VERBS = {
+    "predict": [*QUICK, "--model.steps=3", "--part_seconds=1"],
+    "fit": [*QUICK, "--model.steps=60", "--model.tolerance=null", "--early_stopping.patience=60", "--pictures=false"],
+    "compare": ["--methods=[M2IB,GradCAM]", "--metrics=[ConfidenceDrop,RelevanceMassAccuracy]"],
+}
+"""What each verb is given beside pairs and folder."""
+
+WRITTEN = {
+    "predict": "attributions/part-*.parquet",
+    "fit": "checkpoints/last.ckpt",
+    "compare": "*/attributions/part-*.parquet",
+}
+"""What a run that goes on begins from."""
 
 
-def command(folder: Path, scenes: int, devices: int, further: list[str]) -> list[str]:
+def command(verb: str, folder: Path, scenes: int, devices: int, further: list[str]) -> list[str]:
     """What is killed and resumed."""
-    program = [sys.executable, "-m", "m2ib_lightning", "predict", f"--data.scenes={scenes}", "--data.batch_size=16"]
-    program += ["--model.noise_samples=2", "--model.steps=3", "--part_seconds=1", "--trainer.enable_progress_bar=false"]
-    return [*program, f"--trainer.devices={devices}", f"--output={folder}", *further]
+    program = [sys.executable, "-m", "m2ib_lightning", verb, f"--data.scenes={scenes}", f"--output={folder}"]
+    program += ["--data.batch_size=16", *VERBS[verb], *further]
+    last = folder / WRITTEN["fit"]
+    program += [f"--trainer.devices={devices}"] if devices > 1 else []
+    return program + ([f"--ckpt_path={last}"] if verb == "fit" and last.is_file() else [])
 
 
 def children(pid: int) -> list[int]:
@@ -39,55 +62,76 @@ def children(pid: int) -> list[int]:
     return [int(child) for file in files for child in file.read_text().split()]
 
 
-def parts(folder: Path) -> int:
-    """How many are written."""
-    return len(AttributionStore(folder / "attributions").parts)
+def written(folder: Path, verb: str) -> set[tuple[str, int]]:
+    """The files that a run goes on from, each with its time."""
+    return {(str(path), path.stat().st_mtime_ns) for path in folder.glob(WRITTEN[verb])}
 
 
-def kill_at_random(program: list[str], folder: Path, chance: random.Random, last: float) -> int | None:
-    """Start a run and kill a process of it; its exit status if it ended before."""
+def unfinished(folder: Path) -> list[Path]:
+    """The files that are being written, or were."""
+    return list(folder.rglob(f".*{UNFINISHED}"))
+
+
+def kill_at_random(program: list[str], folder: Path, verb: str, chance: random.Random, last: float) -> str | int:
+    """Start a run and kill a process of it: at which moment, or the exit status if it ended before."""
     with folder.with_suffix(".log").open("ab") as output:
         run = subprocess.Popen(program, stdout=output, stderr=output)
-    if chance.random() < 0.25:
-        wait = chance.uniform(0, 8)
+
+    def until(reached: Callable[[], object], every: float = 0.01) -> None:
+        while run.poll() is None and not reached():
+            time.sleep(every)
+
+    moment, wait = chance.choice(("at its start", "in a write", "after a write", "after a write")), 0.0
+    if moment == "in a write":
+        before = set(unfinished(folder))
+        until(lambda: set(unfinished(folder)) - before, 0.0005)
+    elif moment == "after a write":
+        wait, there = chance.uniform(0, last), written(folder, verb)
+        until(lambda: written(folder, verb) != there)
     else:
-        wait, before = chance.uniform(0, last), parts(folder)
-        while parts(folder) == before and run.poll() is None:
-            time.sleep(0.01)
-    moment = time.monotonic() + wait
-    while time.monotonic() < moment and run.poll() is None:
-        time.sleep(0.01)
+        wait = chance.uniform(0, 8)
+    end = time.monotonic() + wait
+    until(lambda: time.monotonic() >= end)
     if run.poll() is None:
         victim = chance.choice([run.pid, *children(run.pid)])
         subprocess.run(["kill", "-9", str(victim)], check=False)
         # Lightning takes the others down when one is missing; one whose launcher is missing stops by itself.
         run.wait()
-        return None
+        return moment
     return run.returncode
 
 
 def compare(undisturbed: Path, killed: Path, scenes: int) -> tuple[bool, float]:
-    """Whether every map is bit-equal, and the largest difference over the largest value of a map.
+    """Whether every map and score is bit-equal, and the largest difference over the largest value of a map.
 
     Raises:
-        SystemExit: An id is missing, doubled or foreign.
+        SystemExit: An id is missing, doubled or foreign, a score is another one, or half of a file is left.
     """
-    wanted = {a.id: a for a in AttributionStore(undisturbed / "attributions")}
-    counts = Counter(AttributionStore(killed / "attributions").to_pandas().id)
-    if len(wanted) != scenes or counts != Counter(wanted.keys()):
-        sys.exit(f"FAILED: {len(counts)} ids of {scenes}, {sum(counts.values())} rows")
     equal, largest = True, 0.0
-    for a in AttributionStore(killed / "attributions"):
-        for name in ("image_map", "text_map"):
-            one, other = getattr(a, name), getattr(wanted[a.id], name)
-            equal &= bool(np.array_equal(one, other))
-            largest = max(largest, float(np.abs(one - other).max() / np.abs(other).max()))
+    for place in sorted(undisturbed.rglob("attributions")):
+        wanted = {a.id: a for a in AttributionStore(place)}
+        store = AttributionStore(killed / place.relative_to(undisturbed))
+        counts = Counter(store.to_pandas().id)
+        if len(wanted) != scenes or counts != Counter(wanted.keys()) or store.doubled():
+            sys.exit(f"FAILED: {store.folder} has {len(counts)} ids of {scenes}, {sum(counts.values())} rows")
+        for a in store:
+            for one, other in ((a.image_map, wanted[a.id].image_map), (a.text_map, wanted[a.id].text_map)):
+                if one is not None and other is not None:
+                    equal &= bool(np.array_equal(one, other))
+                    largest = max(largest, float(np.abs(one - other).max() / np.abs(other).max()))
+    for place in sorted(undisturbed.rglob("*.parquet")):
+        if place.parent.name != "attributions" and place.parent.name != "scores":
+            one, other = (pd.read_parquet(root / place.relative_to(undisturbed)) for root in (killed, undisturbed))
+            equal &= bool(one.drop(columns="seconds").equals(other.drop(columns="seconds")))
+    if left := unfinished(killed):
+        sys.exit(f"FAILED: {len(left)} halves of files are left, {left[0]} the first")
     return equal, largest
 
 
 def main() -> None:
     """Run it and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--verb", choices=VERBS, default="predict", help="what is killed")
     parser.add_argument("--scenes", type=int, default=2000)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--devices", type=int, default=1, help="processes of the run that is killed")
@@ -101,25 +145,32 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
     args.folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with (args.folder / "undisturbed.log").open("wb") as output:
-        subprocess.run(command(undisturbed, args.scenes, 1, further), check=True, stdout=output, stderr=output)
-    print(f"undisturbed: {time.monotonic() - started:.1f} s", flush=True)
+    if not args.keep:
+        with (args.folder / "undisturbed.log").open("wb") as output:
+            program = command(args.verb, undisturbed, args.scenes, 1, further)
+            subprocess.run(program, check=True, stdout=output, stderr=output)
+        print(f"undisturbed: {time.monotonic() - started:.1f} s", flush=True)
 
-    chance, program, done = random.Random(args.seed), command(killed, args.scenes, args.devices, further), 0
-    while done < args.kills:
-        status = kill_at_random(program, killed, chance, args.last)
-        if status is None:
-            done += 1
-            print(f"kill {done}: {len(AttributionStore(killed / 'attributions'))} pairs written", flush=True)
-        elif status == 0:
+    chance, moments = random.Random(args.seed), Counter[str]()
+    while moments.total() < args.kills:
+        program = command(args.verb, killed, args.scenes, args.devices, further)
+        found = kill_at_random(program, killed, args.verb, chance, args.last)
+        if isinstance(found, str):
+            moments[found] += 1
+            there = len(written(killed, args.verb))
+            print(f"kill {moments.total()}, {found}: {there} files to go on from", flush=True)
+        elif found == 0:
             print("finished before all kills: raise --scenes or lower --last", flush=True)
             break
         else:
-            sys.exit(f"FAILED: exit status {status}, see {args.folder / 'killed.log'}")
-    with (args.folder / "killed.log").open("ab") as output:
-        subprocess.run(program, check=True, stdout=output, stderr=output)
+            sys.exit(f"FAILED: exit status {found}, see {args.folder / 'killed.log'}")
+    else:
+        with (args.folder / "killed.log").open("ab") as output:
+            program = command(args.verb, killed, args.scenes, args.devices, further)
+            subprocess.run(program, check=True, stdout=output, stderr=output)
     equal, largest = compare(undisturbed, killed, args.scenes)
-    print(f"{done} kills, {args.devices} processes: every one of {args.scenes} ids once; ", end="")
+    kills = f"{moments.total()} kills of {args.verb} ({', '.join(f'{n} {moment}' for moment, n in moments.items())})"
+    print(f"{kills}, {args.devices} processes: every one of {args.scenes} ids once; ", end="")
     print("maps bit-equal" if equal else f"largest difference of a map {largest:.1e} of its largest value")
     if largest > 1e-4:
         sys.exit("FAILED: that is more than rounding")

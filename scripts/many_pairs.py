@@ -2,13 +2,20 @@
 """Measure what a pair costs where there are very many: computing, decoding, bytes in the store, and resuming.
 
     python scripts/many_pairs.py --scenes 100
+    python scripts/many_pairs.py --scenes 3000 --watch GradCAM     # memory and open files while that predicts
 
 One thread of one core. Maps are the scenes' own; those of a larger grid are random values, which no file makes smaller.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import io
+import os
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +31,9 @@ from m2ib_lightning import M2IB, Attribution, AttributionStore, load_backbone
 from m2ib_lightning.data.images import load_image
 
 PART = 512
+
+EACH = 100
+"""Pairs of a part while a prediction is watched."""
 
 
 def seconds(run: Callable[[], object], times: int = 5) -> float:
@@ -74,9 +84,46 @@ def bytes_of(store: AttributionStore) -> float:
     return sum(path.stat().st_size for path in store.parts) / (PART * len(store.parts))
 
 
+def watched(model: str, options: argparse.Namespace) -> list[dict[str, float]]:
+    """Run `m2ib predict` over the scenes; pairs written, MiB resident and open files whenever a part has come."""
+    folder = options.output / "watched"
+    shutil.rmtree(folder, ignore_errors=True)
+    program = [sys.executable, "-m", "m2ib_lightning", "predict", f"--output={folder}", f"--model={model}"]
+    program += [f"--data.scenes={options.scenes}", f"--data.scene_seed={options.scene_seed}"]
+    program += [f"--part_pairs={EACH}", "--part_seconds=1e9", "--gallery=false", "--trainer.enable_progress_bar=false"]
+    program += ["--model.steps=2"] * (model == "M2IB")
+    rows: list[dict[str, float]] = []
+    run, about = subprocess.Popen(program), Path("/proc")
+    while run.poll() is None:
+        pairs = EACH * len(AttributionStore(folder / "attributions").parts)
+        with contextlib.suppress(OSError, StopIteration):  # it has just ended
+            status = (about / str(run.pid) / "status").read_text().splitlines()
+            resident = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+            row = {"pairs": pairs, "MiB": resident / 1024, "open files": len(os.listdir(about / str(run.pid) / "fd"))}
+            if not rows or rows[-1]["pairs"] != pairs:
+                rows.append(row)
+        time.sleep(0.05)
+    if run.returncode:
+        sys.exit(f"Expected a prediction that ends well but got the exit status {run.returncode}.")
+    return rows
+
+
+def growth(rows: Sequence[dict[str, float]], name: str) -> float:
+    """Of a value per 1,000 pairs: the slope of a line through what was seen after a third of the pairs."""
+    late = [row for row in rows if row["pairs"] >= rows[-1]["pairs"] / 3]
+    return float(1000 * np.polyfit([row["pairs"] for row in late], [row[name] for row in late], 1)[0])
+
+
 def main() -> None:
     """Measure all of it."""
-    options = options_of(__doc__, scenes=100, scene_seed=20_000, output="outputs/many_pairs").parse_args()
+    parser = options_of(__doc__, scenes=100, scene_seed=20_000, output="outputs/many_pairs")
+    parser.add_argument("--watch", choices=("GradCAM", "M2IB"), help="only memory and open files of a prediction")
+    options = parser.parse_args()
+    if options.watch:
+        rows = watched(options.watch, options)
+        keep(rows, options)
+        print(", ".join(f"{name}: {growth(rows, name):+.2f} per 1,000 pairs" for name in ("MiB", "open files")))
+        return
     torch.set_num_threads(1)
     scenes, method = drawn(options), M2IB(load_backbone(options.backbone))
     explain(method, scenes[:1])

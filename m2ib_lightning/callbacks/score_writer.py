@@ -12,11 +12,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from m2ib_lightning.data import PairDataModule
 from m2ib_lightning.evaluation import Comparison, Evaluator, Protocol
-from m2ib_lightning.files import replacing
+from m2ib_lightning.files import drop_unfinished, replacing
 from m2ib_lightning.methods import AttributionMethod, CentrePrior, RandomMap, UniformMap
 from m2ib_lightning.methods.base import Explained
 from m2ib_lightning.metrics import PairMetric
 from m2ib_lightning.store import AttributionStore, Provenance
+from m2ib_lightning.store.lock import FolderLock
 from m2ib_lightning.store.resume import check_same
 from m2ib_lightning.types import Pair
 
@@ -42,6 +43,7 @@ class ScoreWriter(Callback):
 
     Raises:
         ValueError: There is no protocol of that name, or the folder holds the scores of another run.
+        StoreError: Another command writes to the folder.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class ScoreWriter(Callback):
         self.protocol = (protocol or Protocol()).checked()
         self.controls, self.show = controls, show
         self.store = AttributionStore(self.folder / "attributions")
+        self.lock = FolderLock(self.store.folder)
         self.evaluators: dict[str, Evaluator] = {}
         self.provenance: Provenance | None = None
 
@@ -72,8 +75,11 @@ class ScoreWriter(Callback):
         }
         data = trainer.datamodule  # type: ignore[attr-defined]
         self.provenance = self._provenance(pl_module, data, str(trainer.precision))
+        self.lock.take()
         if (there := self.store.provenance) is not None:
             check_same(self.folder, there, self.provenance)
+        for folder in (self.store.folder, self.folder / "scores", self.folder):
+            drop_unfinished(folder)
         if isinstance(data, PairDataModule):
             data.skip = self.store.ids()
 
@@ -115,11 +121,16 @@ class ScoreWriter(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, PairDataModule):
             data.skip = frozenset()
+        self.lock.release()
         if self.show:
             means = comparison.means()
             for logger in trainer.loggers:
                 logger.log_metrics(means, step=0)
             self._print(comparison)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the folder to the next run."""
+        self.lock.release()
 
     def comparison(self) -> Comparison:
         """What was found, the method beside the controls."""

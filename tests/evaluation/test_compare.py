@@ -11,8 +11,11 @@ from m2ib_lightning import M2IB, AttributionStore, PairDataModule, compare, load
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.callbacks import ScoreWriter
 from m2ib_lightning.evaluation import Evaluator, Protocol
+from m2ib_lightning.files import UNFINISHED
 from m2ib_lightning.methods import Chefer, GradCAM, IntegratedGradients, Occlusion, RandomMap
 from m2ib_lightning.metrics import ConfidenceDrop, PointingGame, TokenAUROC
+from m2ib_lightning.store import StoreError
+from m2ib_lightning.store.lock import FolderLock
 from tests.evaluation.scenes import scene_pairs
 
 CONTROLS = ["RandomMap", "CentrePrior", "UniformMap"]
@@ -52,14 +55,27 @@ def test_a_killed_comparison_does_only_the_pairs_that_are_missing(embedded, tmp_
 
     whole = run()
     assert asked == [2, 2, 2, 2, 1, 1]  # batches of 2, 2 and 1 pairs, both towers
-    # Killed when the rows of the last batch were written and its attributions were not.
-    sorted((tmp_path / "GradCAM" / "attributions").glob("part-*"))[-1].unlink()
+    # Killed when the rows of the last batch were written and its attributions were not quite.
+    last = sorted((tmp_path / "GradCAM" / "attributions").glob("part-*"))[-1]
+    last.rename(last.with_name(f".{last.name}.1{UNFINISHED}"))
     asked.clear()
     again = run()
     assert asked == [1, 1]
     pd.testing.assert_frame_equal(whole, again, check_exact=False, atol=1e-5)
+    assert not list(tmp_path.rglob(f".*{UNFINISHED}"))
     run()
     assert asked == [1, 1]
+
+
+def test_two_comparisons_at_once_in_one_folder_are_refused_and_the_second_may_follow(embedded, tmp_path, monkeypatch):
+    monkeypatch.setattr("m2ib_lightning.store.lock.PATIENCE", 0.1)
+    other = FolderLock(tmp_path / "RandomMap" / "attributions")
+    other.take()
+    with pytest.raises(StoreError, match="no other process that writes"):
+        compare([RandomMap(embedded)], scenes(), tmp_path, [PointingGame()])
+    other.release()
+    for _ in range(2):
+        assert len(compare([RandomMap(embedded)], scenes(), tmp_path, [PointingGame()]).frame) == 15
 
 
 @pytest.mark.parametrize(
