@@ -11,6 +11,7 @@ from m2ib_lightning import methods
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.calibration import Calibration
+from m2ib_lightning.checks import check_at_least
 from m2ib_lightning.contracts import without_frames
 from m2ib_lightning.data.asked import KEYWORDS
 from m2ib_lightning.data.images import ImageLike
@@ -70,8 +71,7 @@ def explain(
         >>> max(result.words(), key=lambda word: word[1])[0]
         'cat'
     """
-    if batch_size < 1:
-        raise ValueError(f"Expected `batch_size` to be at least 1 but got {batch_size}. Remedy: choose a larger one.")
+    check_at_least("batch_size", batch_size, 1)
     _check_kinds(images, texts, backbone)
     kind = _method(method)
     if calibration is not None:

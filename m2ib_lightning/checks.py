@@ -20,3 +20,25 @@ def check_at_least(name: str, value: float, least: float) -> None:
     """
     if not value >= least:
         raise ValueError(f"Expected `{name}` to be at least {least} but got {value}. Remedy: choose a larger one.")
+
+
+def check_between(name: str, value: float, low: float, high: float) -> None:
+    """Refuse a number that is not above `low` and below `high`, nan among them.
+
+    Args:
+        name: What the argument is called.
+        value: The number that was given.
+        low: What it must be above.
+        high: What it must be below.
+
+    Raises:
+        ValueError: The number is not between them.
+
+    >>> check_between("keep", 1.0, 0, 1)
+    Traceback (most recent call last):
+    ValueError: Expected `keep` to be above 0 and below 1 but got 1.0. Remedy: choose one between.
+    """
+    if not low < value < high:
+        raise ValueError(
+            f"Expected `{name}` to be above {low} and below {high} but got {value}. Remedy: choose one between."
+        )

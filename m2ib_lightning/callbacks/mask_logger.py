@@ -12,6 +12,7 @@ from PIL import Image
 
 from m2ib_lightning.callbacks.mask_sinks import COLUMNS, EDGES, MaskSink, PairResult, StepMedia, sinks_of
 from m2ib_lightning.callbacks.watched import Watched, mask_histograms, read_states
+from m2ib_lightning.checks import check_at_least
 from m2ib_lightning.methods import M2IB
 from m2ib_lightning.report.animation import save_animation
 from m2ib_lightning.report.frame import draw_frame
@@ -46,9 +47,8 @@ class MaskLogger(Callback):
         folder: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("every_n_steps", every_n_steps), ("pairs", pairs)):
-            if isinstance(value, int) and value < 1:
-                raise ValueError(f"Expected `{name}` to be at least 1 but got {value}. Remedy: raise it.")
+        check_at_least("every_n_steps", every_n_steps, 1)
+        check_at_least("pairs", pairs if isinstance(pairs, int) else 1, 1)
         self.every_n_steps, self.pairs, self.animation, self.folder = every_n_steps, pairs, animation, folder
         self.watched: list[Watched] = []
         self.scales: dict[str, FrameScale] = {}

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from PIL import Image
 
+from m2ib_lightning.checks import check_at_least
 from m2ib_lightning.data.pairs import PairSource
 from m2ib_lightning.data.scene_kinds import Kind, scene_counts
 from m2ib_lightning.data.scenes import Scene, make_scene
@@ -69,9 +70,8 @@ class Scenes(PairSource):
     def __init__(
         self, count: int, seed: int = 0, objects: int | None = None, named: int | None = None, kind: Kind = "plain"
     ) -> None:
-        for name, value, least in (("scenes", count, 1), ("scene_seed", seed, 0)):
-            if value < least:
-                raise ValueError(f"Expected `{name}` to be at least {least} but got {value}. Remedy: raise it.")
+        check_at_least("scenes", count, 1)
+        check_at_least("scene_seed", seed, 0)
         self.seeds, self.kind = range(seed, seed + count), kind
         self.objects, self.named = scene_counts(kind, objects, named)
         self.scene(0)  # refuses numbers of objects that cannot be

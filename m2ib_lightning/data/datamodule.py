@@ -12,6 +12,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from m2ib_lightning.backbones import Backbone
+from m2ib_lightning.checks import check_at_least
 from m2ib_lightning.data.asked import ask_all
 from m2ib_lightning.data.changes import changed_pairs
 from m2ib_lightning.data.columns import Columns
@@ -104,13 +105,9 @@ class PairDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         _check_choice(image, text, source, dataset, scenes)
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers or 0, 0),
-            ("max_pixels", max_pixels, 1),
-        ):
-            if value < least:
-                raise ValueError(f"Expected `{name}` to be at least {least} but got {value}. Remedy: raise it.")
+        check_at_least("batch_size", batch_size, 1)
+        check_at_least("num_workers", num_workers or 0, 0)
+        check_at_least("max_pixels", max_pixels, 1)
         if on_error not in ("record", "stop"):
             raise ValueError(f"Expected `on_error` to be 'record' or 'stop' but got {on_error!r}. Remedy: choose one.")
         self.image, self.text, self.source, self.dataset = image, text, source, dataset

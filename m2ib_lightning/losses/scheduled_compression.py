@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from m2ib_lightning.checks import check_at_least
 from m2ib_lightning.losses.base import MovingTerm, Past
 from m2ib_lightning.losses.compression import Compression
 
@@ -28,9 +29,8 @@ class ScheduledCompression(MovingTerm, Compression):
 
     def __init__(self, start: float = 0.0, steps: int = 5, weight: float = 1.0) -> None:
         super().__init__(weight)
-        for name, value, least in (("start", start, 0), ("steps", steps, 1)):
-            if not value >= least:
-                raise ValueError(f"Expected `{name}` to be at least {least} but got {value}. Remedy: raise it.")
+        check_at_least("start", start, 0)
+        check_at_least("steps", steps, 1)
         self.start, self.steps = start, steps
 
     def factor(self, past: Past) -> float:

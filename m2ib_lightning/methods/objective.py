@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -65,6 +66,12 @@ class Objective:
             hidden = self.tower.prefix(self.batch, "embeddings")
         return looked_up[0], hidden
 
+    def towards(self, target: Tensor) -> Objective:
+        """The same pairs along another direction of the shared space, (b or 1, e)."""
+        other = copy.copy(self)
+        other.target, other.clean = target, along(self.embedding, target)
+        return other
+
     def states(self, layer: Layer) -> HiddenStates:
         """The tower's hidden states after block `layer`; no gradient."""
         with torch.no_grad():
@@ -121,6 +128,13 @@ class Objective:
         tokens, width = self.hidden.states.shape[1:]
         at_once = max(1, SEQUENCE_VALUES // (len(self.inputs) * tokens * width))
         return torch.cat([self.embed(self.blend(part, fill)) for part in masks.split(at_once)])
+
+    def random_masks(self, count: int, keep: float, generator: torch.Generator) -> Tensor:
+        """Masks of 0 and 1 for `masked`, 1 with chance `keep`, the same for all pairs: (k, 1, gh, gw) or (k, 1, l)."""
+        # As many numbers as the longest text takes: a text's masks must not depend on the batch's longest.
+        shape = self.grid or (self.tower.length,)
+        masks = (torch.rand(count, 1, *shape, generator=generator) < keep).float().to(self.inputs.device)
+        return masks if self.grid else masks[..., : self.inputs.shape[1]]
 
     def blend(self, masks: Tensor, fill: Tensor | None = None) -> Tensor:
         """The inputs that `masked` reads, (k, b, 3, h, w) or (k, b, l, d)."""

@@ -34,10 +34,11 @@ def phrase_mass(maps: Tensor, truths: Tensor) -> Tensor:
 
 
 def phrase_leak(maps: Tensor, others: Tensor) -> Tensor:
-    """Share of a phrase's map on the other named things and their likes, meaned; () in 0..1, lower is better."""
-    positive = maps.clamp(min=0).double()
-    on_others = reduce(positive * others, "p h w -> p", "sum")
-    return (on_others / reduce(positive, "p h w -> p", "sum").clamp(min=1e-12)).mean().float()
+    """Share of a phrase's map on the other named things and their likes, meaned; () in 0..1, lower is better.
+
+    A phrase with no others beside it leaks nothing.
+    """
+    return relevance_mass_accuracy(maps, others).nan_to_num(0.0).mean()
 
 
 def phrase_retrieval(maps: Tensor, truths: Tensor) -> Tensor:

@@ -39,6 +39,11 @@ def test_mass_is_the_share_on_what_is_named_and_leak_that_on_the_others():
     assert phrase_leak(MAPS, TRUTHS.flip(0)) == pytest.approx((1 / 7 + 4 / 10) / 2)
 
 
+def test_a_map_of_nothing_leaks_as_an_even_one_and_a_phrase_alone_leaks_nothing():
+    # On one pixel of four; no pixel of the second phrase's is another's.
+    assert phrase_leak(torch.stack([torch.zeros(1, 4), MAPS[1]]), TRUTHS & TRUTHS[:1]) == pytest.approx(1 / 4 / 2)
+
+
 def test_retrieval_takes_the_phrase_with_the_largest_share_at_a_thing():
     # At the first thing the shares are 3/7 and 4/10, at the second 1/7 and 2/10: each finds its own.
     assert phrase_retrieval(MAPS, TRUTHS) == 1

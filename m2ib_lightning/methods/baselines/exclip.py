@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import torch
-from einops import einsum, repeat
+from einops import einsum, rearrange
 from torch import Tensor
-from torch.nn import functional as F
 
-from m2ib_lightning.methods.baselines.integrated_gradients import IntegratedGradients, quadrature
+from m2ib_lightning.methods.baselines.integrated_gradients import IntegratedGradients
 from m2ib_lightning.methods.objective import Objective, gradients, objectives
 from m2ib_lightning.types import PairBatch
-
-AT_ONCE = 32
-"""Dimensions of the embedding that are computed together."""
 
 
 class ExCLIP(IntegratedGradients):
@@ -44,16 +40,5 @@ class ExCLIP(IntegratedGradients):
 
     def _given(self, objective: Objective) -> Tensor:
         """(e, b, gh, gw) or (e, b, l): J (x - x'), what each part gives to each dimension of the embedding."""
-        start = objective.emptied()
-        change = objective.inputs - start
-        every = torch.eye(objective.target.shape[1], device=change.device)
-        total = torch.zeros((), device=change.device)
-        for place, weight in zip(*(values.tolist() for values in quadrature(self.steps)), strict=True):
-            given = []
-            for some in every.split(AT_ONCE):  # a copy of the pairs for each dimension
-                points = repeat(start + place * change, "b ... -> k b ...", k=len(some)).requires_grad_()
-                along = einsum(F.normalize(objective.embed(points), dim=-1), some, "k b e, k e -> k b")
-                (jacobian,) = torch.autograd.grad(along.sum(), points)
-                given += [objective.input_map(row * change) for row in jacobian]
-            total = total + weight * torch.stack(given)
-        return total
+        every = rearrange(torch.eye(objective.target.shape[1], device=objective.inputs.device), "e f -> e 1 f")
+        return torch.stack([self.relevance(objective.towards(direction)) for direction in every])

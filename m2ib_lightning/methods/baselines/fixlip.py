@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from m2ib_lightning.backbones import Backbone
-from m2ib_lightning.checks import check_at_least
+from m2ib_lightning.checks import check_at_least, check_between
 from m2ib_lightning.methods.base import MODALITIES
 from m2ib_lightning.methods.baselines.base import Baseline
 from m2ib_lightning.methods.objective import Objective, objectives
@@ -51,8 +51,7 @@ class FIxLIP(Baseline):
     ) -> None:
         super().__init__(backbone, modalities)
         check_at_least("samples", samples, 2)
-        if not 0 < keep < 1:
-            raise ValueError(f"Expected `keep` to be above 0 and below 1 but got {keep}. Remedy: 0.5.")
+        check_between("keep", keep, 0, 1)
         self.samples, self.keep, self.seed = samples, keep, seed
 
     def relevance(self, objective: Objective) -> Tensor:
@@ -60,9 +59,8 @@ class FIxLIP(Baseline):
         masks, centred = self.masks(objective)
         scores = objective.masked(masks)
         scores = scores - reduce(scores, "k b -> b", "mean")  # changes no expectation, and lessens the noise
-        if objective.grid:
-            return einsum(scores, centred, "k b, k o gh gw -> b gh gw") / self._scale
-        return einsum(scores, centred, "k b, k b l -> b l") / self._scale * objective.content
+        values = einsum(scores, centred, "k b, k o ... -> b ...") / self._scale
+        return values if objective.grid else values * objective.content
 
     @torch.no_grad()
     def interactions(self, batch: PairBatch) -> list[Tensor]:
@@ -76,18 +74,13 @@ class FIxLIP(Baseline):
         # The mean over masks of either side is no interaction.
         pictures, captions = (x - reduce(x, "k b e -> 1 b e", "mean") for x in (pictures, captions))
         by_patch = einsum(pictures, patches, "k b e, k o gh gw -> b gh gw e") / self._scale
-        by_token = einsum(captions, tokens, "k b e, k b l -> b l e") / self._scale
+        by_token = einsum(captions, tokens, "k b e, k o l -> b l e") / self._scale
         found = einsum(by_patch, by_token, "b gh gw e, b l e -> b gh gw l")
         return list(found * rearrange(text.content, "b l -> b 1 1 l"))
 
     def masks(self, objective: Objective) -> tuple[Tensor, Tensor]:
-        """Masks of 0 and 1 as `Objective.masked` takes them, and the same less p: (k, 1, gh, gw) or (k, b, l)."""
-        generator = torch.Generator().manual_seed(self.seed)
-        shape = (1, *objective.grid) if objective.grid else (1, objective.tower.length)
-        masks = (torch.rand(self.samples, *shape, generator=generator) < self.keep).float()
-        masks = masks.to(objective.inputs.device)
-        if not objective.grid:
-            masks = masks[..., : objective.content.shape[1]].expand(-1, len(objective.content), -1)
+        """Masks of 0 and 1 as `Objective.masked` takes them, and the same less p: (k, 1, gh, gw) or (k, 1, l)."""
+        masks = objective.random_masks(self.samples, self.keep, torch.Generator().manual_seed(self.seed))
         return masks, masks - self.keep
 
     @property

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from m2ib_lightning.backbones import Backbone
-from m2ib_lightning.checks import check_at_least
+from m2ib_lightning.checks import check_at_least, check_between
 from m2ib_lightning.methods.base import MODALITIES
 from m2ib_lightning.methods.baselines.base import Baseline
 from m2ib_lightning.methods.objective import Objective
@@ -52,8 +52,7 @@ class RISE(Baseline):
         super().__init__(backbone, modalities)
         check_at_least("samples", samples, 1)
         check_at_least("cells", cells, 1)
-        if not 0 < keep < 1:
-            raise ValueError(f"Expected `keep` to be between 0 and 1 but got {keep}. Remedy: the paper's is 0.5.")
+        check_between("keep", keep, 0, 1)
         self.samples, self.cells, self.keep, self.seed = samples, cells, keep, seed
 
     def relevance(self, objective: Objective) -> Tensor:
@@ -70,13 +69,10 @@ class RISE(Baseline):
 
     def masks(self, objective: Objective, count: int, generator: torch.Generator) -> Tensor:
         """The next masks, (k, h, w) or (k, l)."""
-        device = objective.inputs.device
-        if objective.grid:
-            height, width = objective.inputs.shape[-2:]
-            return coarse_masks(count, (height, width), self.cells, self.keep, generator).to(device)
-        # As many numbers as the longest text takes: a text's masks must not depend on the batch's longest.
-        drawn = torch.rand(count, objective.tower.length, generator=generator) < self.keep
-        return drawn[:, : objective.inputs.shape[1]].float().to(device)
+        if not objective.grid:
+            return rearrange(objective.random_masks(count, self.keep, generator), "k 1 l -> k l")
+        height, width = objective.inputs.shape[-2:]
+        return coarse_masks(count, (height, width), self.cells, self.keep, generator).to(objective.inputs.device)
 
 
 def coarse_masks(count: int, size: tuple[int, int], cells: int, keep: float, generator: torch.Generator) -> Tensor:
