@@ -15,9 +15,8 @@ from m2ib_lightning.methods import M2IB
 from m2ib_lightning.methods.mask_fit import MaskFit
 from m2ib_lightning.methods.objective import gradients
 from m2ib_lightning.parts import Phrase
-from m2ib_lightning.phrases import explain_phrases
-from m2ib_lightning.targets import Against
-from m2ib_lightning.types import Pair
+from m2ib_lightning.phrases import add_parts, aimed, explain_phrases
+from m2ib_lightning.types import Asked, Pair
 
 WARM_STEPS = 3
 """Steps from the masks at hand that a first answer to a moved slider takes."""
@@ -115,8 +114,9 @@ class Explainer:
             ValueError: The model cannot read the pair.
         """
         with self.lock:
-            method, batch = self.method(knobs), self.backbone.preprocess_pairs([pair])
-            fit = method.new_fit(Against([knobs.against]).aim(self.backbone, batch) if knobs.against else batch)
+            asked = pair._replace(asked=Asked(against=knobs.against or None))
+            method, batch = self.method(knobs), self.backbone.preprocess_pairs([asked])
+            fit = method.new_fit(aimed(self.backbone, batch))
         yield from self._steps(fit, method, knobs)
 
     def adjust(self, found: Explained, pair: Pair, knobs: Knobs) -> Iterator[Explained]:
@@ -144,7 +144,7 @@ class Explainer:
             # Steps of one generator may run in different threads, and grad mode belongs to a thread.
             with self.lock, gradients():
                 fit.step(optimizer)
-                attribution = method.results(fit)[0]
+                (attribution,) = add_parts(method, fit.batch, method.results(fit))
                 last = step == steps or not bool(fit.stopping.running.any())
             yield Explained(attribution, knobs, fit, exact=last and not warm)
             if last:

@@ -117,6 +117,14 @@ def test_the_first_answer_from_the_masks_at_hand_is_near_the_last(explainer):
     assert np.corrcoef(first, last)[0, 1] > 0.8
 
 
+def test_an_answer_against_a_foil_is_that_of_explain_and_names_the_foil(explainer):
+    image = make_scene(3, objects=("crab", "key")).image
+    *_, found = explainer.watch(Pair("crab", image, "a crab"), explainer.knobs._replace(against="a key"))
+    (expected,) = m2ib.explain(image, "a crab", against="a key")
+    np.testing.assert_allclose(found.attribution.image_map, expected.image_map, rtol=1e-4, atol=1e-3)
+    assert found.attribution.settings == expected.settings and expected.settings["against"] == "a key"
+
+
 def test_code_of_any_caption_is_the_caption_again():
     for text in ("it's", 'say "a"', "back\\slash", "line\nbreak", "猫", '"""', "\u202e"):
         said = as_python("a.png", False, text, {}).splitlines()[2]
