@@ -191,7 +191,7 @@ def calibrate(
     Example:
         >>> from m2ib_lightning.data import make_scene
         >>> scenes = [make_scene(seed) for seed in range(8)]
-        >>> found = calibrate([(s.image, s.caption) for s in scenes], image_layers=[], text_layers=["embeddings", 1])
+        >>> found = calibrate([(s.image, s.text) for s in scenes], image_layers=[], text_layers=["embeddings", 1])
         >>> found.chosen["text"].layer
         'embeddings'
     """

@@ -25,7 +25,7 @@ def main() -> None:
     for seed in range(options.scene_seed, options.scene_seed + options.scenes):
         scene = make_scene(seed, kind="hard")
         spans = [*scene.absent, *scene.spans]
-        batch = backbone.preprocess_pairs([Pair(str(seed), scene.image, scene.caption)] * len(spans))
+        batch = backbone.preprocess_pairs([Pair(str(seed), scene.image, scene.text)] * len(spans))
         sizes = effects(backbone, batch, WithoutPhrase(spans).directions(backbone, batch)).tolist()
         found["absent"] += sizes[: len(scene.absent)]
         found["there"] += sizes[len(scene.absent) :]

@@ -83,7 +83,7 @@ def random_clip(name: str, device: str) -> Backbone:
 
 def scenes(backbone: Backbone, count: int) -> PairBatch:
     made = [make_scene(seed) for seed in range(count)]
-    return backbone.preprocess_pairs([Pair(str(i), s.image, s.caption) for i, s in enumerate(made)])
+    return backbone.preprocess_pairs([Pair(str(i), s.image, s.text) for i, s in enumerate(made)])
 
 
 def released_way(backbone: Backbone, batch: PairBatch, full_text: bool = False) -> None:

@@ -50,7 +50,7 @@ def calibrated(options: argparse.Namespace, backbone: Backbone) -> Calibration:
     folder = options.output / "calibration"
     if not (folder / "grid.csv").is_file():
         chosen_on = [make_scene(seed) for seed in range(options.start, options.start + options.pairs)]
-        pairs = [(scene.image, scene.caption) for scene in chosen_on]
+        pairs = [(scene.image, scene.text) for scene in chosen_on]
         found = calibrate(
             pairs, backbone, options.image_layers, options.text_layers, options.betas, options.pairs, progress=print
         )

@@ -68,17 +68,17 @@ def asked(part: str, seed: int) -> Asked:
     if part in ("two_of_four", "relation", "region"):
         kind: Kind = "relation" if part == "relation" else "two_of_four"
         scene = make_scene(seed, kind=kind)
-        return Asked(scene, scene.caption, scene.spans, "", ((0, 1), (1, 0)))
+        return Asked(scene, scene.text, scene.spans, "", ((0, 1), (1, 0)))
     if part == "absent":
         scene = make_scene(seed)
         absent = [name for name in object_names() if name not in {item.name for item in scene.objects}]
         name = absent[int(np.random.default_rng(seed).integers(len(absent)))]
-        text = f"{scene.caption} and a{'n' * (name[0] in 'aeiou')} {name}"
+        text = f"{scene.text} and a{'n' * (name[0] in 'aeiou')} {name}"
         return Asked(scene, text, ((len(text) - len(name), len(text)),), "", ())
     scene = make_scene(seed, kind="attribute")
     said, other = (item.colour for item in scene.objects[:2])
-    foil = scene.caption.replace(said, other, 1) if part == "foil" else ""
-    return Asked(scene, scene.caption, () if foil else (scene.spans[0],), foil, ((0, 1),))
+    foil = scene.text.replace(said, other, 1) if part == "foil" else ""
+    return Asked(scene, scene.text, () if foil else (scene.spans[0],), foil, ((0, 1),))
 
 
 def found(values: np.ndarray, scene: Scene, meant: int, other: int) -> list[float]:

@@ -66,7 +66,7 @@ class Case(NamedTuple):
 
 def pair(scene: Scene, seed: int) -> Pair:
     """A scene with its own caption and its truth."""
-    return Pair(str(seed), scene.image, scene.caption, truth=Truth(scene.mask, scene.spans))
+    return Pair(str(seed), scene.image, scene.text, truth=Truth(scene.mask, scene.spans))
 
 
 def of_kind(kind: Kind) -> Callable[[int], Pair]:
@@ -80,7 +80,7 @@ def mismatched(seed: int) -> Pair:
     shown = {thing.name for thing in scene.objects}
     others = (make_scene(seed + 5_000 + i) for i in range(1000))
     other = next(o for o in others if not shown & {thing.name for thing in o.objects if thing.named})
-    return Pair(str(seed), scene.image, other.caption)
+    return Pair(str(seed), scene.image, other.text)
 
 
 def foreign(seed: int) -> Pair:
@@ -93,7 +93,7 @@ def noise(seed: int) -> Pair:
     rng = np.random.default_rng(seed)
     cells = 96 // (1, 4, 12)[seed % 3]
     picture = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
-    return Pair(str(seed), picture.resize((96, 96), Image.Resampling.NEAREST), make_scene(seed).caption)
+    return Pair(str(seed), picture.resize((96, 96), Image.Resampling.NEAREST), make_scene(seed).text)
 
 
 def shuffled(backbone: Backbone, seed: int) -> Backbone:

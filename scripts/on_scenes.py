@@ -35,7 +35,7 @@ def drawn(options: argparse.Namespace) -> list[Scene]:
 
 def pairs_of(scenes: Sequence[Scene]) -> list[Pair]:
     """The scenes as pairs with their truth."""
-    return [Pair(str(i), s.image, s.caption, truth=Truth(s.mask, s.spans)) for i, s in enumerate(scenes)]
+    return [Pair(str(i), s.image, s.text, truth=Truth(s.mask, s.spans)) for i, s in enumerate(scenes)]
 
 
 def explain(method: AttributionMethod, scenes: Sequence[Scene], batch: int = 20) -> list[Attribution]:

@@ -41,7 +41,7 @@ COMPARED = {
 def scenes(first: int, count: int) -> list[Pair]:
     """Scenes of three objects, all of them named, so that captions tell pictures apart."""
     made = [make_scene(first + i, named=3) for i in range(count)]
-    return [Pair(str(first + i), scene.image, scene.caption) for i, scene in enumerate(made)]
+    return [Pair(str(first + i), scene.image, scene.text) for i, scene in enumerate(made)]
 
 
 def of_table(name: str, at: str | None, count: int) -> list[Pair]:

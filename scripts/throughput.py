@@ -136,7 +136,7 @@ def end_to_end(name: str, pairs: int, batch_size: int, device: str) -> dict[str,
     for i, scene in enumerate(drawn):
         scene.image.resize((640, 480), Image.Resampling.BICUBIC).save(folder / f"{i}.jpg")
     files = [str(folder / f"{i % len(drawn)}.jpg") for i in range(pairs)]
-    texts = [drawn[i % len(drawn)].caption for i in range(pairs)]
+    texts = [drawn[i % len(drawn)].text for i in range(pairs)]
     method, precision = M2IB(backbone), precision_on("auto" if device == "cuda" else "cpu")
     some = make_references(files[:batch_size], texts[:batch_size])
     read = [read_pair(reference) for reference in some]

@@ -13,7 +13,7 @@ def test_a_list_of_pairs_is_explained_in_order_and_whatever_the_batch_size(tmp_p
     path = tmp_path / "scene.png"
     scenes[1].image.save(path)
     images = [scenes[0].image, path, scenes[2].image]
-    texts = [scene.caption for scene in scenes]
+    texts = [scene.text for scene in scenes]
     together, alone = (m2ib.explain(images, texts, batch_size=size, **FAST) for size in (8, 1))
     assert [a.text for a in together] == texts
     assert together[1].source == str(path)

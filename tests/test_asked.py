@@ -99,7 +99,7 @@ def test_a_cell_that_says_nothing_of_the_kind_is_refused(cell, message):
 
 def test_every_method_answers_what_is_asked():
     backbone, scene = load_backbone("embedded"), make_scene(60_001, kind="two_of_four")
-    pair = Pair("a", scene.image, scene.caption, asked=Asked([scene.spans[0]], regions=[scene.objects[0].box]))
+    pair = Pair("a", scene.image, scene.text, asked=Asked([scene.spans[0]], regions=[scene.objects[0].box]))
     (found,) = Saliency(backbone).explain(backbone.preprocess_pairs([pair]))
     assert found.phrases[0].text == scene.objects[0].name and len(found.regions[0].text_map) == len(found.tokens)
 

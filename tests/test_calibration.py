@@ -27,7 +27,7 @@ def embedded():
 
 
 def pairs_of(count: int, first: int = 0) -> list:
-    return [(scene.image, scene.caption) for scene in map(make_scene, range(first, first + count))]
+    return [(scene.image, scene.text) for scene in map(make_scene, range(first, first + count))]
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +216,7 @@ def test_on_other_scenes_the_choice_is_nearly_the_best_that_truth_would_make(emb
     layers, betas = {"image": [3, 6], "text": ["embeddings", 0]}, (0.3, 3.0, 10.0)
     found = calibrate(pairs_of(16, 100_000), embedded, layers["image"], layers["text"], betas)
     scenes = [make_scene(110_000 + i) for i in range(16)]
-    batch = embedded.preprocess_pairs([Pair(str(i), s.image, s.caption) for i, s in enumerate(scenes)])
+    batch = embedded.preprocess_pairs([Pair(str(i), s.image, s.text) for i, s in enumerate(scenes)])
     for modality, chosen in found.chosen.items():
         true = {}
         for layer in layers[modality]:

@@ -100,7 +100,7 @@ def test_a_model_is_calibrated_as_its_page_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     quick = functools.partial(calibrate, image_layers=[2], text_layers=["embeddings"], betas=[0.1, 3], steps=2)
     scenes = [make_scene(seed) for seed in range(8)]
-    names: dict[str, Any] = {"images": [s.image for s in scenes], "texts": [s.caption for s in scenes]}
+    names: dict[str, Any] = {"images": [s.image for s in scenes], "texts": [s.text for s in scenes]}
     exec(recipe("m2ib.calibrate").replace("m2ib.calibrate", "quick"), names | {"backbone": "embedded", "quick": quick})
     assert (tmp_path / "calibration" / "calibration.yaml").is_file()
 
@@ -123,7 +123,7 @@ def test_the_target_of_its_page_is_what_a_pair_is_explained_against():
     exec(recipe("class Sharpened"), made)
     backbone, scenes = load_backbone("embedded"), [make_scene(60_000 + i) for i in range(3)]
     batch = made["Sharpened"]().aim(
-        backbone, backbone.preprocess([s.image for s in scenes], [s.caption for s in scenes])
+        backbone, backbone.preprocess([s.image for s in scenes], [s.text for s in scenes])
     )
     torch.testing.assert_close(batch.targets["image"].sum(0), torch.zeros(128), atol=1e-5, rtol=0)
     assert all(a.text_map is None for a in Saliency(backbone).attribute(batch))

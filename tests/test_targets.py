@@ -38,7 +38,7 @@ def scenes():
 
 @pytest.fixture(scope="module")
 def batch(embedded, scenes) -> PairBatch:
-    return embedded.preprocess_pairs([Pair(str(i), s.image, s.caption) for i, s in enumerate(scenes)])
+    return embedded.preprocess_pairs([Pair(str(i), s.image, s.text) for i, s in enumerate(scenes)])
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_the_target_of_a_deleted_phrase_is_the_difference_of_two_captions(embedd
     found = WithoutPhrase(spans, out="deleted").directions(embedded, batch)
     assert list(found) == ["image"]
     start, end = spans[1]
-    text = scenes[1].caption
+    text = scenes[1].text
     before = text[:start].removesuffix("a ").removesuffix("an ").removesuffix("the ")
     without = " ".join((before + text[end:]).split())
     expected = library_text(embedded, text) - library_text(embedded, without)
@@ -146,7 +146,7 @@ def test_a_word_that_is_not_there_has_a_negative_effect(embedded, out):
 def test_explain_finds_phrases_and_words_of_regions():
     scene = make_scene(60_001, kind="two_of_four")
     boxes = [item.box for item in scene.objects[:2]]
-    (a,) = explain(scene.image, scene.caption, phrases=[item.name for item in scene.objects[:2]], regions=boxes)
+    (a,) = explain(scene.image, scene.text, phrases=[item.name for item in scene.objects[:2]], regions=boxes)
     for index, (phrase, region) in enumerate(zip(a.phrases, a.regions, strict=True)):
         assert phrase.text == scene.objects[index].name and phrase.effect > 0 and not phrase.against
         cells = cells_of(scene.labels == index, a.view, phrase.image_map.shape)
@@ -181,7 +181,7 @@ def test_a_picture_without_its_named_object_is_less_similar(embedded, batch, sce
 def test_parts_survive_a_file_and_a_store(tmp_path):
     scene = make_scene(60_002, kind="two_of_four")
     names = [scene.objects[0].name]
-    (a,) = explain(scene.image, scene.caption, phrases=names, regions=[(0, 0, 40, 40)], steps=1, noise_samples=2)
+    (a,) = explain(scene.image, scene.text, phrases=names, regions=[(0, 0, 40, 40)], steps=1, noise_samples=2)
     a.save(tmp_path / "a.npz")
     AttributionStore(tmp_path / "store").append([a], Provenance("m", "w", {}))
     for back in (Attribution.load(tmp_path / "a.npz"), AttributionStore(tmp_path / "store")[a.id]):

@@ -81,7 +81,7 @@ def embedded() -> Backbone:
 
 def test_match_scores_are_those_of_a_slow_float64_loop(embedded):
     scenes = [make_scene(seed) for seed in (1, 2)]
-    batch = embedded.preprocess([s.image for s in scenes], [s.caption for s in scenes])
+    batch = embedded.preprocess([s.image for s in scenes], [s.text for s in scenes])
     image, text = (embedded.embed(m, batch).double().numpy() for m in ("image", "text"))
     found = match_scores(embedded, torch.tensor(image), torch.tensor(text))
     others = mismatched(embedded)
@@ -95,8 +95,8 @@ def test_match_scores_are_those_of_a_slow_float64_loop(embedded):
 def test_what_belongs_together_is_told_from_what_does_not(embedded):
     scenes = [make_scene(seed) for seed in range(40, 52)]
     shown = [{thing.name for thing in scene.objects} for scene in scenes]
-    captions = [next(s.caption for s in scenes if not {o.name for o in s.objects if o.named} & n) for n in shown]
-    right = [Pair(f"right {i}", s.image, s.caption) for i, s in enumerate(scenes)]
+    captions = [next(s.text for s in scenes if not {o.name for o in s.objects if o.named} & n) for n in shown]
+    right = [Pair(f"right {i}", s.image, s.text) for i, s in enumerate(scenes)]
     wrong = [Pair(f"wrong {i}", s.image, c) for i, (s, c) in enumerate(zip(scenes, captions, strict=True))]
     found = M2IB(embedded, noise_samples=2).attribute(embedded.preprocess_pairs(right + wrong))
     unmatched = [a.verdict == "no_match" for a in found]

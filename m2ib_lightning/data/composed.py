@@ -43,7 +43,7 @@ class SceneReference:
     @property
     def text(self) -> str:
         """The caption."""
-        return self.scene.caption
+        return self.scene.text
 
     @property
     def truth(self) -> Truth:

@@ -90,9 +90,9 @@ def hard_scene(seed: int, objects: int | tuple[str, ...], named: int, size: int)
     if wrong is not None:
         others = [name for name in object_names() if name not in objects]
         said.insert(wrong, others[rng.integers(len(others))])
-    caption, spans = make_caption(tuple(said), rng, phrasings=ALONE + LONGER)
+    text, spans = make_caption(tuple(said), rng, phrasings=ALONE + LONGER)
     absent = () if wrong is None else (spans[wrong],)
-    return Scene(image, caption, shown, labels, tuple(span for span in spans if span not in absent), absent)
+    return Scene(image, text, shown, labels, tuple(span for span in spans if span not in absent), absent)
 
 
 def textured(rng: np.random.Generator, size: int) -> Image.Image:

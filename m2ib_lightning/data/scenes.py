@@ -65,16 +65,16 @@ class Scene(NamedTuple):
 
     Attributes:
         image: RGB picture of (size, size) pixels.
-        caption: Names every object whose `named` is true, and no other (its like in another colour, if there is one).
+        text: Names every object whose `named` is true, and no other (its like in another colour, if there is one).
         objects: What is shown, the named ones first and in the order of the caption.
         labels: (size, size) int8, the index into `objects` of the object seen at a pixel, -1 for the background.
-        spans: (start, end) characters of `caption` that name each named object, its colour with it where one is said,
+        spans: (start, end) characters of `text` that name each named object, its colour with it where one is said,
             articles left out; one span for an object that is shown twice.
         absent: (start, end) characters that name what is not there, which hard scenes have.
     """
 
     image: Image.Image
-    caption: str
+    text: str
     objects: tuple[SceneObject, ...]
     labels: np.ndarray
     spans: tuple[tuple[int, int], ...]
@@ -156,7 +156,7 @@ def make_scene(
         ValueError: `named` is not in 1..objects, there are not so many objects, or there is no such kind.
 
     Example:
-        >>> make_scene(7, objects=("cat", "key")).caption
+        >>> make_scene(7, objects=("cat", "key")).text
         'a photo of a cat'
     """
     rng = np.random.default_rng(seed)
@@ -191,8 +191,8 @@ def make_scene(
         shown.append(SceneObject(name, art, box, is_named, colour))
     between = relation(shown[0].box, shown[1].box) if kind == "relation" else None
     names = dict.fromkeys(item.called for item in shown if item.named)
-    caption, spans = make_caption(tuple(names), rng, between)
-    return Scene(image, caption, tuple(shown), labels, spans)
+    text, spans = make_caption(tuple(names), rng, between)
+    return Scene(image, text, tuple(shown), labels, spans)
 
 
 def _cast(objects: tuple[str, ...], named: int, kind: Kind, rng: np.random.Generator) -> list[tuple[str, str, bool]]:

@@ -151,7 +151,7 @@ def scene_batches(backbone: Backbone) -> Iterable[PairBatch]:
     scenes = [make_scene(900_000 + i, objects=2 + i % 3, named=1 + i % 2) for i in range(SCENES)]
     for start in range(0, SCENES, 16):
         some = scenes[start : start + 16]
-        yield backbone.preprocess([s.image for s in some], [s.caption for s in some])
+        yield backbone.preprocess([s.image for s in some], [s.text for s in some])
 
 
 def cache_folder() -> Path:

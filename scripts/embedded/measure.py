@@ -54,7 +54,7 @@ def _recall(embedder: Embedder, three: Sequence[Scene], images: Tensor) -> float
 
 
 def _right_caption(embedder: Embedder, three: Sequence[Scene], images: Tensor) -> float:
-    texts = embedder.captions([scene.caption for scene in three])
+    texts = embedder.captions([scene.text for scene in three])
     parts = zip(images.split(100), texts.split(100), strict=True)
     return torch.cat([(i @ t.T).argmax(1).cpu() == torch.arange(len(i)) for i, t in parts]).float().mean().item()
 

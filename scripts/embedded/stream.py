@@ -77,7 +77,7 @@ def draw(number: int, into: Batch, tokens: Tokens) -> None:
         into.pixels[row] = np.asarray(scene.image).transpose(2, 0, 1)
         into.shown[row] = terms_of(scene.objects)
         into.named[row] = terms_of(item for item in scene.objects if item.named)
-        captions.append(scene.caption)
+        captions.append(scene.text)
     into.tokens[:] = tokens([*captions, *captions_of(TERMS, np.random.default_rng((number, 2)))])
 
 

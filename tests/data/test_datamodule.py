@@ -88,7 +88,7 @@ def test_scenes_are_those_of_their_seeds_with_their_truth_at_hand():
     assert isinstance(data.pairs, Scenes)
     for index, pair in enumerate(next(iter(data.test_dataloader()))):
         expected = make_scene(7 + index, 2, 2)
-        assert (pair.id, pair.text) == (f"scene-{7 + index:06d}", expected.caption)
+        assert (pair.id, pair.text) == (f"scene-{7 + index:06d}", expected.text)
         np.testing.assert_array_equal(np.asarray(pair.image), np.asarray(expected.image))
         np.testing.assert_array_equal(data.pairs.scene(index).mask, expected.mask)
 
@@ -111,7 +111,7 @@ def test_scenes_are_of_the_kind_asked_for():
     data.setup("test")
     (pair,) = next(iter(data.test_dataloader()))
     expected = make_scene(7, kind="relation")
-    assert (pair.text, pair.truth.spans) == (expected.caption, expected.spans)
+    assert (pair.text, pair.truth.spans) == (expected.text, expected.spans)
     np.testing.assert_array_equal(pair.truth.mask, expected.mask)
     with pytest.raises(ValueError, match=r"but got 'dark'\. Remedy: "):
         PairDataModule(scenes=1, scene_kind="dark").setup("test")

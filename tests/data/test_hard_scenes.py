@@ -48,19 +48,19 @@ def test_every_name_in_a_caption_is_true_or_said_to_be_absent():
     wrong = 0
     for scene in MADE:
         shown = {item.name for item in scene.objects}
-        true = [scene.caption[start:end] for start, end in scene.spans]
-        absent = [scene.caption[start:end] for start, end in scene.absent]
+        true = [scene.text[start:end] for start, end in scene.spans]
+        absent = [scene.text[start:end] for start, end in scene.absent]
         assert true == [item.name for item in scene.objects if item.named]
         assert len(absent) <= 1 and not shown & set(absent) and set(absent) <= set(object_names())
-        words = scene.caption.replace(",", "").split()
+        words = scene.text.replace(",", "").split()
         assert sorted(word for word in words if word in object_names()) == sorted(true + absent)
         wrong += len(absent)
     assert 10 < wrong < 30  # a third of 60
 
 
 def test_no_word_is_new_to_the_embedded_model():
-    known = {word for seed in range(400) for word in make_scene(seed, named=2).caption.replace(",", "").split()}
-    assert {word for scene in MADE for word in scene.caption.replace(",", "").split()} - known <= set(object_names())
+    known = {word for seed in range(400) for word in make_scene(seed, named=2).text.replace(",", "").split()}
+    assert {word for scene in MADE for word in scene.text.replace(",", "").split()} - known <= set(object_names())
 
 
 def test_backgrounds_have_more_edges_than_clutter():

@@ -34,7 +34,7 @@ KEPT = {
 
 def digest(scene: Scene) -> str:
     """16 digits of a hash over everything that a scene holds, but for colours that are its objects' own."""
-    said = repr((scene.caption, scene.objects, scene.spans)).replace(", colour=''", "")
+    said = repr((scene.text, scene.objects, scene.spans)).replace(", colour=''", "")
     return hashlib.sha256(scene.image.tobytes() + scene.labels.tobytes() + said.encode()).hexdigest()[:16]
 
 
@@ -52,7 +52,7 @@ def test_a_scene_is_a_function_of_its_seed(seed: int, objects: int):
     first, again, other = make_scene(seed, objects), make_scene(seed, objects), make_scene(seed + 1, objects)
     np.testing.assert_array_equal(np.asarray(first.image), np.asarray(again.image))
     np.testing.assert_array_equal(first.labels, again.labels)
-    assert (first.caption, first.objects, first.spans) == (again.caption, again.objects, again.spans)
+    assert (first.text, first.objects, first.spans) == (again.text, again.objects, again.spans)
     assert not np.array_equal(np.asarray(first.image), np.asarray(other.image))
 
 
@@ -60,8 +60,8 @@ def test_a_scene_is_a_function_of_its_seed(seed: int, objects: int):
 @given(scenes)
 def test_spans_name_the_named_objects_in_order_and_no_other_name_is_in_the_caption(scene):
     named = [item.name for item in scene.objects if item.named]
-    assert [scene.caption[start:end] for start, end in scene.spans] == named
-    rest = scene.caption
+    assert [scene.text[start:end] for start, end in scene.spans] == named
+    rest = scene.text
     for start, end in reversed(scene.spans):
         rest = rest[:start] + rest[end:]
     assert not set(rest.replace(",", " ").split()) & set(object_names())
@@ -104,7 +104,7 @@ def test_most_of_a_named_object_is_seen():
 def test_objects_can_be_chosen_and_the_first_get_named():
     scene = make_scene(7, objects=("cat", "key", "house"), named=2)
     assert [(item.name, item.named) for item in scene.objects] == [("cat", True), ("key", True), ("house", False)]
-    assert [scene.caption[start:end] for start, end in scene.spans] == ["cat", "key"]
+    assert [scene.text[start:end] for start, end in scene.spans] == ["cat", "key"]
 
 
 def test_articles_fit_the_name():
@@ -139,8 +139,8 @@ def test_plain_scenes_stay_what_they_were(arguments):
 
 
 def test_two_known_scenes():
-    assert (make_scene(7).caption, make_scene(7).objects[0].box) == ("there is a mushroom here", (54, 11, 86, 43))
-    assert (make_scene(10_000).caption, make_scene(10_000).objects[0].box) == ("a drawing of a fish", (15, 33, 51, 69))
+    assert (make_scene(7).text, make_scene(7).objects[0].box) == ("there is a mushroom here", (54, 11, 86, 43))
+    assert (make_scene(10_000).text, make_scene(10_000).objects[0].box) == ("a drawing of a fish", (15, 33, 51, 69))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -149,7 +149,7 @@ def test_a_scene_of_any_kind_tells_the_truth(kind):
         scene = make_scene(seed, kind=kind)
         assert digest(scene) == digest(make_scene(seed, kind=kind))
         named = [item.called for item in scene.objects if item.named]
-        assert [scene.caption[start:end] for start, end in scene.spans] == list(dict.fromkeys(named))
+        assert [scene.text[start:end] for start, end in scene.spans] == list(dict.fromkeys(named))
         truth = sum((scene.labels == i).astype(int) for i, item in enumerate(scene.objects) if item.named)
         np.testing.assert_array_equal(scene.mask, truth == 1)
         for index, item in enumerate(scene.objects):
@@ -196,10 +196,10 @@ def test_a_relation_is_true_of_the_picture_and_its_words_are_not_the_truth():
     for seed in range(60):
         scene = make_scene(seed, kind="relation")
         (_, end), (start, _) = scene.spans
-        (said,) = [words for words in apart if words in scene.caption[end:start]]
+        (said,) = [words for words in apart if words in scene.text[end:start]]
         axis, sign = apart[said]
         centres = [item.box[axis] + item.box[axis + 2] for item in scene.objects[:2]]
-        assert sign * (centres[0] - centres[1]) > 0, scene.caption
+        assert sign * (centres[0] - centres[1]) > 0, scene.text
         seen.add(said)
     assert seen == set(apart)
 
@@ -217,7 +217,7 @@ def test_an_attribute_tells_the_named_object_from_its_like_in_another_colour(nam
             distances = {colour: np.linalg.norm(seen_as - COLOURS[colour]) for colour in COLOURS}
             assert min(distances, key=distances.get) == own
         start, end = scene.spans[0]
-        assert scene.caption[start:end] == f"{colours[0]} {scene.objects[0].name}"
+        assert scene.text[start:end] == f"{colours[0]} {scene.objects[0].name}"
         seen.add(colours[0])
     assert seen == set(COLOURS)
 

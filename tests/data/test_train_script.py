@@ -159,11 +159,11 @@ def test_training_goes_on_from_its_checkpoint_and_the_package_reads_what_it_wrot
 
     backbone, embedder = load_backbone(str(tmp_path / recipe.name)), load(tmp_path / recipe.name)
     scenes = [make_scene(seed) for seed in range(2)]
-    read = backbone.preprocess([scene.image for scene in scenes], [scene.caption for scene in scenes])
+    read = backbone.preprocess([scene.image for scene in scenes], [scene.text for scene in scenes])
     with torch.no_grad():
         for ours, theirs in (
             (backbone.model.get_image_features(read.pixel_values), embedder.pictures(scenes)),
-            (backbone.model.get_text_features(read.input_ids), embedder.captions([s.caption for s in scenes])),
+            (backbone.model.get_text_features(read.input_ids), embedder.captions([s.text for s in scenes])),
         ):
             torch.testing.assert_close(torch.nn.functional.normalize(ours.pooler_output, dim=-1), theirs)
 

@@ -43,7 +43,7 @@ def test_parts_are_randomised_from_the_top_and_the_original_stays():
 def test_a_value_per_part_and_the_last_is_the_metric():
     backbone = load_backbone("embedded")
     scene = make_scene(7)
-    pairs = [Pair("a", scene.image, scene.caption)]
+    pairs = [Pair("a", scene.image, scene.text)]
     metrics = [RandomisationSimilarity("image", by_layer=True), RandomisationSimilarity("text")]
     row = Evaluator(GradCAM(backbone), metrics).explain(pairs)[1][0]
     values = row["image/by_layer"]

@@ -88,10 +88,10 @@ def test_the_page_and_the_text_are_written_for_pairs_of_ones_own(tmp_path: Path,
     scene = make_scene(5)
     scene.image.save(tmp_path / "a.png")
     Image.new("RGB", (30, 40), "red").save(tmp_path / "b.png")
-    (tmp_path / "pairs.csv").write_text(f"image,text\na.png,{scene.caption}\nb.png,<b>a cat\n")
+    (tmp_path / "pairs.csv").write_text(f"image,text\na.png,{scene.text}\nb.png,<b>a cat\n")
     main(["check", "--data.source", str(tmp_path / "pairs.csv"), "--output", str(tmp_path / "out")])
     page, text = (tmp_path / "out" / "check.html").read_text(), (tmp_path / "out" / "check.txt").read_text()
-    assert scene.caption in page and "&lt;b&gt;a cat" in page and "<b>a cat" not in page and "http" not in page
+    assert scene.text in page and "&lt;b&gt;a cat" in page and "<b>a cat" not in page and "http" not in page
     assert text.strip() in capsys.readouterr().out and "CLIPModel" in text
 
 

@@ -18,7 +18,7 @@ def test_methods_are_compared_on_a_file_of_pairs_with_truth(tmp_path, capsys):
         scene = make_scene(900 + seed)
         scene.image.save(tmp_path / f"{seed}.png")
         Image.fromarray(scene.mask).save(tmp_path / f"mask{seed}.png")
-        rows.append((f"{seed}.png", scene.caption, f"mask{seed}.png", json.dumps(scene.spans)))
+        rows.append((f"{seed}.png", scene.text, f"mask{seed}.png", json.dumps(scene.spans)))
     pd.DataFrame(rows, columns=["image", "text", "mask", "spans"]).to_csv(tmp_path / "truth.csv", index=False)
     out = tmp_path / "out"
     main([

@@ -38,7 +38,7 @@ def released(model, pixels, ids, vmap, tmap):
 def test_confidence_as_released_is_that_of_the_released_formulas():
     backbone = load_backbone("embedded")
     scenes = [make_scene(40 + i, named=1 + i % 3) for i in range(4)]
-    pairs = [Pair(str(i), scene.image, scene.caption) for i, scene in enumerate(scenes)]
+    pairs = [Pair(str(i), scene.image, scene.text) for i, scene in enumerate(scenes)]
     metrics = [kind(m) for m in ("image", "text") for kind in (ConfidenceDrop, ConfidenceIncrease)]
     attributions, rows = Evaluator(Occlusion(backbone), metrics, RELEASED).explain(pairs)
     corrected = Evaluator(Occlusion(backbone), metrics).explain(pairs)[1]

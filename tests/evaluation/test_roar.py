@@ -37,7 +37,7 @@ def test_the_highest_content_tokens_become_padding():
 def test_a_seed_gives_the_same_numbers_and_the_original_is_untouched():
     backbone = load_backbone("embedded")
     made = [make_scene(700 + i, named=3) for i in range(9)]
-    pairs = [Pair(str(i), scene.image, scene.caption) for i, scene in enumerate(made)]
+    pairs = [Pair(str(i), scene.image, scene.text) for i, scene in enumerate(made)]
     before = {name: value.clone() for name, value in backbone.model.state_dict().items()}
     losses = [[], []]
     tuning = Tuning(steps=2, batch_size=4)

@@ -24,4 +24,4 @@ def library(backbone) -> Library:
 def pairs() -> list[Pair]:
     """Captions of different lengths."""
     scenes = [make_scene(i, named=1 + i % 3) for i in range(4)]
-    return [Pair(str(i), scene.image, scene.caption) for i, scene in enumerate(scenes)]
+    return [Pair(str(i), scene.image, scene.text) for i, scene in enumerate(scenes)]

@@ -15,7 +15,7 @@ FAST = {"steps": 5, "noise_samples": 3}
 def scene_pairs(count: int) -> list[Pair]:
     """Scenes of which one, two or three objects are named, as pairs."""
     scenes = [make_scene(i, named=1 + i % 3) for i in range(count)]
-    return [Pair(str(i), scene.image, scene.caption) for i, scene in enumerate(scenes)]
+    return [Pair(str(i), scene.image, scene.text) for i, scene in enumerate(scenes)]
 
 
 def assert_same_maps(ours: Attribution, theirs: Attribution, tolerance: float = 1e-4) -> None:

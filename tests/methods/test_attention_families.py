@@ -13,7 +13,7 @@ from tests.checkpoints import CHECKPOINTS
 def family(request, tmp_path_factory):
     backbone = load_backbone(str(CHECKPOINTS[request.param](tmp_path_factory.mktemp(request.param))))
     made = [make_scene(i, named=1 + i) for i in range(2)]
-    return request.param, backbone, backbone.preprocess([s.image for s in made], [s.caption for s in made])
+    return request.param, backbone, backbone.preprocess([s.image for s in made], [s.text for s in made])
 
 
 @pytest.mark.parametrize("method", [Chefer, AttentionRollout, GradECLIP, LeGrad])

@@ -44,7 +44,7 @@ def test_less_is_let_through_the_less_is_to_be_kept(embedded):
 
 def test_what_is_kept_lies_on_what_is_named(embedded):
     scenes = [make_scene(60_100 + i) for i in range(4)]
-    pairs = [Pair(str(i), scene.image, scene.caption) for i, scene in enumerate(scenes)]
+    pairs = [Pair(str(i), scene.image, scene.text) for i, scene in enumerate(scenes)]
     shares = {}
     for name, arguments in {"betas": {}, "keep": {"keep": 0.9}}.items():
         found = explain(embedded, pairs, **arguments)

@@ -46,7 +46,7 @@ def pairs_of_many_shapes() -> list[Pair]:
     sizes = [(96, 96), (140, 96), (96, 150), (200, 96), (96, 96), (96, 180)]
     scenes = [make_scene(i, named=1 + i % 3) for i in range(6)]
     return [
-        Pair(f"p{i}", s.image.resize(size), s.caption) for i, (s, size) in enumerate(zip(scenes, sizes, strict=True))
+        Pair(f"p{i}", s.image.resize(size), s.text) for i, (s, size) in enumerate(zip(scenes, sizes, strict=True))
     ]
 
 

@@ -30,7 +30,7 @@ def cache(tmp_path, monkeypatch, backbone):
     """An empty cache, and priors over two scenes instead of 64."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     scenes = [make_scene(i) for i in range(2)]
-    batch = backbone.preprocess([s.image for s in scenes], [s.caption for s in scenes])
+    batch = backbone.preprocess([s.image for s in scenes], [s.text for s in scenes])
     monkeypatch.setattr(priors, "scene_batches", lambda _: [batch])
     return tmp_path / "m2ib_lightning" / "priors"
 

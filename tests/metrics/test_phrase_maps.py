@@ -66,7 +66,7 @@ def test_the_truth_of_a_scene_is_told_thing_by_thing(kind):
         np.testing.assert_array_equal(np.any([part.mask for part in named], axis=0), scene.mask)
         for part in named:
             of = {scene.objects[i].called for i in np.unique(scene.labels[part.mask])}
-            assert of == {scene.caption[slice(*part.span)]}
+            assert of == {scene.text[slice(*part.span)]}
         likes = [part.mask for part in scene.truth.parts if not part.span]
         assert len(likes) == (kind == "attribute")
         for mask in likes:
@@ -76,7 +76,7 @@ def test_the_truth_of_a_scene_is_told_thing_by_thing(kind):
 
 def test_phrases_are_scored_on_scenes():
     scenes = [make_scene(60_000 + i, kind="two_of_four") for i in range(2)]
-    pairs = ask_all([Pair(str(i), s.image, s.caption, truth=s.truth) for i, s in enumerate(scenes)], "truth")
+    pairs = ask_all([Pair(str(i), s.image, s.text, truth=s.truth) for i, s in enumerate(scenes)], "truth")
     metrics = [PhrasePointing(), PhraseMass(), PhraseLeak(), PhraseRetrieval(), RegionWords()]
     found, rows = Evaluator(M2IB(load_backbone("embedded"), noise_samples=2), metrics).explain(pairs)
     assert [len(a.phrases) for a in found] == [2, 2] and [len(a.regions) for a in found] == [2, 2]

@@ -68,7 +68,7 @@ def _pairs(data: PairDataModule, config: Namespace) -> Any:
     if data.image is None and data.source is None and data.dataset is None:
         seed, count = config.data.scene_seed, config.data.scenes or config.pairs
         made = [make_scene(seed + i, size=384, kind=config.data.scene_kind) for i in range(min(count, config.pairs))]
-        return [Pair(f"scene-{seed + i:06d}", scene.image, scene.caption) for i, scene in enumerate(made)]
+        return [Pair(f"scene-{seed + i:06d}", scene.image, scene.text) for i, scene in enumerate(made)]
     if data.image is not None and data.text is not None:
         source: Any = GivenPairs(data.image, data.text)
     else:
