@@ -113,7 +113,7 @@ class Attribution:
         Raises:
             ValueError: The image was not explained, or the size is not positive.
         """
-        values = self._explained("image_map").clip(min=0)
+        values = self._explained("image").clip(min=0)
         if min(size) < 1:
             raise ValueError(f"Expected a size of at least 1 x 1 pixels but got {size}. Remedy: (height, width).")
         top = float(values.max())
@@ -134,7 +134,7 @@ class Attribution:
             ValueError: The image was not explained.
         """
         heat = self.heatmap((image.height, image.width), style)
-        top = max(0.0, float(self._explained("image_map").max()))
+        top = max(0.0, float(self._explained("image").max()))
         share = top / scale_top(top, self.unit) if top > 0 else 0.0
         colour = np.asarray(image.convert("RGB"), np.float32) / 255
         grey = np.asarray(image.convert("L").convert("RGB"), np.float32) / 255
@@ -145,15 +145,8 @@ class Attribution:
     @property
     def verdicts(self) -> dict[Modality, Verdict]:
         """Whether each map that was asked for can be believed: "ok", or the first reason why not. See `verdict.py`."""
-        asked: list[Modality] = (
-            self.settings.get("modalities")
-            or [
-                modality
-                for modality, values in (("image", self.image_map), ("text", self.text_map))
-                if values is not None
-            ]
-            or ["image", "text"]
-        )
+        both: list[Modality] = ["image", "text"]
+        asked = self.settings.get("modalities") or [m for m in both if self.map_of(m) is not None] or both
         return {modality: judge(self, modality) for modality in asked}
 
     @property
@@ -178,7 +171,7 @@ class Attribution:
 
     def word_spans(self, values: NDArray[np.float32] | None = None) -> list[tuple[int, int, float]]:
         """The same with the (start, end) characters of each word instead of itself."""
-        values = self._explained("text_map") if values is None else values
+        values = self._explained("text") if values is None else values
         words: list[tuple[int, int, float]] = []
         for (start, end), special, value in zip(self.spans, self.special, values, strict=True):
             if special:
@@ -204,9 +197,26 @@ class Attribution:
         maps = [-phrase.image_map if phrase.against else phrase.image_map for phrase in self.phrases]
         return [phrase.text for phrase in self.phrases], np.stack(maps)
 
+    def map_of(self, modality: Modality) -> NDArray[np.float32] | None:
+        """The raw map of a modality, (gh, gw) or (L,), or None if that was not explained."""
+        return self.image_map if modality == "image" else self.text_map
+
+    def content_of(self, modality: Modality) -> NDArray[np.float32]:
+        """The raw values of the patches, or of the tokens that are not special, (n,).
+
+        Raises:
+            ValueError: The modality was not explained.
+        """
+        values = self._explained(modality)
+        return values.ravel() if modality == "image" else values[~self.special]
+
+    def score_through(self, modality: Modality) -> float:
+        """`image_score` or `text_score`."""
+        return self.image_score if modality == "image" else self.text_score
+
     def strongest_region(self) -> tuple[float, float]:
         """(x, y) of the centre of the cell with the highest value, in fractions of the picture's width and height."""
-        values = self._explained("image_map")
+        values = self._explained("image")
         row, column = np.unravel_index(int(values.argmax()), values.shape)
         left, top, right, bottom = self.view
         return (
@@ -237,10 +247,9 @@ class Attribution:
             rest |= {name: saved[name] if name in saved.files else None for name in _ARRAYS}
         return cls(**rest, history=history)
 
-    def _explained(self, name: str) -> NDArray[np.float32]:
-        values: NDArray[np.float32] | None = getattr(self, name)
+    def _explained(self, modality: Modality) -> NDArray[np.float32]:
+        values = self.map_of(modality)
         if values is None:
-            modality = name.removesuffix("_map")
             raise ValueError(
                 f"Expected {modality} values but only the other modality was explained. "
                 f"Remedy: name {modality!r} in `modalities`."

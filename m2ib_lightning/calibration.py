@@ -214,9 +214,8 @@ def calibrate(
         for layer in some:
             progress(f"{modality}: {layer} of {', '.join(map(str, some))}")
             priors[modality, layer] = measure_over(model, batches, {modality: layer})[modality]
-            method = M2IB(model, [modality], prior="unit", **fit | {f"{modality}_layer": layer})
-            method.prepare()
-            method.towers[modality] = method.towers[modality]._replace(prior=priors[modality, layer])
+            method = M2IB(model, [modality], **fit | {f"{modality}_layer": layer})
+            method.prepare({modality: priors[modality, layer]})
             for beta, found in _explained(method, modality, batches, betas).items():
                 rows[modality, layer, beta] = _rows(modality, found, hidden)
         usual[modality] = (
@@ -300,16 +299,15 @@ def _rows(modality: Modality, found: Sequence[Attribution], hidden: Sequence[Att
     for a, without in zip(found, hidden, strict=True):
         values, falls = _content(a, modality), _content(without, modality)
         drawn = float((values * falls).sum()) / max(float(values.sum()), 1e-12)
-        rows.append((drawn, falls.mean(), falls.max(), getattr(a, f"{modality}_score"), a.score))
+        rows.append((drawn, falls.mean(), falls.max(), a.score_through(modality), a.score))
     return np.array(rows, dtype=float)
 
 
 def _content(a: Attribution, modality: Modality) -> np.ndarray:
     """The values of a map without those of special tokens, which are never ranked with words."""
-    values = a.image_map if modality == "image" else a.text_map
-    if values is None or not np.isfinite(values).all():
+    if a.map_of(modality) is None or not np.isfinite(values := a.content_of(modality)).all():
         raise ValueError(f"Expected finite maps but the {modality} of {a.id!r} has none. Remedy: leave that pair out.")
-    return np.asarray(values).ravel() if modality == "image" else np.asarray(values)[~a.special]
+    return values
 
 
 def _spread(pairs: PairDataModule | Sequence[tuple[ImageLike, str]], count: int) -> list[Reference]:

@@ -123,21 +123,22 @@ def check_thresholds(said: Mapping[str, float] | None) -> Thresholds:
 
 
 def _not_finite(a: Attribution, modality: Modality) -> bool:
-    values = a.image_map if modality == "image" else a.text_map
+    values = a.map_of(modality)
     lost = a.stop_reason == "non_finite" or not math.isfinite(a.score)
     return lost or values is None or not bool(np.isfinite(values).all())
 
 
 def _similarity_lost(a: Attribution, modality: Modality, limits: Thresholds) -> bool:
-    through, keep = getattr(a, f"{modality}_score"), a.settings.get("keep")
-    least = getattr(limits, f"{modality}_left") if keep is None else keep - limits.slack
-    return bool(through < least * a.score)  # false where a method has no bottleneck and `through` is nan
+    usual = limits.image_left if modality == "image" else limits.text_left
+    least = usual if (keep := a.settings.get("keep")) is None else keep - limits.slack
+    # False where a method has no bottleneck and the score through it is nan.
+    return bool(a.score_through(modality) < least * a.score)
 
 
 def _uninformative(a: Attribution, modality: Modality, limits: Thresholds) -> bool:
-    values = a.image_map if modality == "image" else a.text_map
+    values = a.map_of(modality)
     # A difference of two captions or pictures is shorter than a whole direction, and weighs less against compression.
-    least = limits.nats / (1 if math.isfinite(getattr(a, f"{modality}_score")) else SHORTER)
+    least = limits.nats / (1 if math.isfinite(a.score_through(modality)) else SHORTER)
     return values is not None and a.unit == "nats" and float(values.max()) < least
 
 

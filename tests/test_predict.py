@@ -184,11 +184,8 @@ def test_a_bad_pair_stops_the_run_if_it_shall(tmp_path, capsys):
 
 
 def test_a_pair_that_the_model_cannot_read_is_bad_and_the_others_of_its_batch_are_explained(monkeypatch):
-    class Recording:
-        on_error = "record"
-
     method = M2IB(load_backbone("embedded"), steps=1, noise_samples=1)
-    method._trainer = type("Trainer", (), {"datamodule": Recording})  # what predict_step asks
+    method.on_error = "record"
     original = method.backbone.read_pairs
 
     def picky(pairs):
@@ -203,7 +200,7 @@ def test_a_pair_that_the_model_cannot_read_is_bad_and_the_others_of_its_batch_ar
     found = method.predict_step(batch, 0)
     assert [result.id for result in found] == ["0", "1", "2", "3"]
     assert found[0] == unread and isinstance(found[2], BadPair) and "odd one" in found[2].error
-    Recording.on_error = "stop"
+    method.on_error = "stop"
     with pytest.raises(ValueError, match="odd one"):
         method.predict_step(batch, 0)
 

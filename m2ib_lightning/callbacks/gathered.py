@@ -51,13 +51,12 @@ def gathered(results: Sequence[Attribution], modality: Modality, keep: float = 0
         Above 0, and at most 1 where the similarity is left.
     """
     clean = sum(a.score for a in results)
-    left = float(np.nansum([getattr(a, f"{modality}_score") for a in results])) / clean if clean > 0 else 0.0
+    left = float(np.nansum([a.score_through(modality) for a in results])) / clean if clean > 0 else 0.0
     return float(np.mean([_share(a, modality) for a in results])) if left >= keep else 1 + keep - left
 
 
 def _share(a: Attribution, modality: Modality) -> float:
-    values = a.image_map if modality == "image" else a.text_map
-    if values is None:  # of a loss that is not finite
+    if a.map_of(modality) is None:  # of a loss that is not finite
         return 1.0
-    falling = np.sort((values if modality == "image" else values[~a.special]).ravel())[::-1].cumsum()
+    falling = np.sort(a.content_of(modality))[::-1].cumsum()
     return (int((falling < 0.9 * falling[-1]).sum()) + 1) / falling.size

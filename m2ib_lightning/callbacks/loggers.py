@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 
@@ -21,9 +22,9 @@ def settle_loggers(loggers: Any, folder: str) -> None:
         folder: The folder of the run.
     """
     for logger in loggers if isinstance(loggers, list | tuple) else [loggers]:
-        arguments = getattr(logger, "init_args", None)
-        if arguments is None:
+        if not isinstance(logger, Namespace) or "init_args" not in logger:
             continue
+        arguments = logger.init_args
         if arguments.get("save_dir", folder) in (None, "", "."):
             arguments["save_dir"] = folder
         if logger.class_path.endswith("WandbLogger"):
@@ -40,9 +41,8 @@ def quiet_loggers(loggers: Iterable[Logger]) -> None:
         loggers: The Trainer's, before they are used.
     """
     for logger in loggers:
-        given = getattr(logger, "_wandb_init", {})
-        if given.get("anonymous", ...) is None:
-            del given["anonymous"]
+        if isinstance(logger, WandbLogger) and logger._wandb_init.get("anonymous", ...) is None:
+            del logger._wandb_init["anonymous"]
 
 
 def close_loggers(loggers: Iterable[Logger]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from m2ib_lightning.callbacks.summary import print_written
-from m2ib_lightning.data import PairDataModule
+from m2ib_lightning.data.datamodule import pair_data
 from m2ib_lightning.report.gallery import save_run_gallery
 from m2ib_lightning.store import AttributionStore
 
@@ -34,9 +34,9 @@ class OutputSummary(Callback):
         count = len(store)
         wanted = count <= GALLERY_PAIRS if self.gallery is None else self.gallery
         if wanted and count:
-            data = trainer.datamodule  # type: ignore[attr-defined]
+            data = pair_data(trainer)
             try:
-                save_run_gallery(self.folder, order=data.listed_ids() if isinstance(data, PairDataModule) else ())
+                save_run_gallery(self.folder, order=() if data is None else data.listed_ids())
             except OSError as problem:  # the results are there; the page can be made at any time
                 print(f"No gallery: {problem}. Remedy: make room or correct that, then m2ib gallery {self.folder}")
         print_written(self.folder)

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.callbacks.signals import Ended, known_signals, take_over
 from m2ib_lightning.callbacks.summary import ROWS, Drawing, draw, print_changed, print_table, print_totals
-from m2ib_lightning.data import PairDataModule
+from m2ib_lightning.data.datamodule import PairDataModule, pair_data
 from m2ib_lightning.files import drop_unfinished
 from m2ib_lightning.methods import AttributionMethod
 from m2ib_lightning.store import AttributionStore, Provenance, StoreError
@@ -191,12 +191,6 @@ class PredictionWriter(Callback):
     def _report(self) -> None:
         print_table(self.shown, self.explained)
         print_totals(self.store, nothing_done=not self.written)
-
-
-def pair_data(trainer: Trainer) -> PairDataModule | None:
-    """The pairs of a run, None where the user passed loaders or a data module of another kind."""
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    return data if isinstance(data, PairDataModule) else None
 
 
 def _tell_children(trainer: Trainer, signum: signal.Signals) -> None:

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from m2ib_lightning.callbacks.predictions import pair_data
+from m2ib_lightning.data.datamodule import pair_data
 from m2ib_lightning.types import BadPair
 
 LINE = "{desc}{percentage:3.0f} % |{bar:20}| {n:,} of {total_fmt} pairs, {rate_noinv_fmt}, {remaining} left{postfix}"
@@ -52,7 +52,7 @@ class PairProgress(ProgressBar):
             return
         data = pair_data(trainer)
         # None where only reading them all would tell.
-        total, there = (data.count, len(data.skip)) if data else (None, 0)
+        total, there = (None, 0) if data is None else (data.count, len(data.skip))
         if total is not None and there >= total:
             return
         # A file that takes the output gets a line now and then.

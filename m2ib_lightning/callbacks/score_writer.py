@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from m2ib_lightning.data import PairDataModule
+from m2ib_lightning.data.datamodule import PairDataModule, pair_data
 from m2ib_lightning.evaluation import Comparison, Evaluator, Protocol
 from m2ib_lightning.files import drop_unfinished, replacing
 from m2ib_lightning.methods import AttributionMethod, CentrePrior, RandomMap, UniformMap
@@ -118,8 +118,7 @@ class ScoreWriter(Callback):
         comparison = self.comparison()
         with replacing(self.folder / "scores.parquet") as unfinished:
             comparison.frame.to_parquet(unfinished)
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(data, PairDataModule):
+        if (data := pair_data(trainer)) is not None:
             data.skip = frozenset()
         self.lock.release()
         if self.show:

@@ -52,7 +52,7 @@ def ending_once() -> Iterator[None]:
 
 def known_signals() -> list[signal.Signals]:
     """Those of `NAMES` that this system has."""
-    return [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+    return [signal.Signals[name] for name in NAMES if name in signal.Signals.__members__]
 
 
 def take_over(number: signal.Signals, handler: Callable[[int, Any], None]) -> Any:

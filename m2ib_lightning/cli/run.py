@@ -31,6 +31,7 @@ from m2ib_lightning.callbacks import (
 from m2ib_lightning.callbacks.summary import Drawing
 from m2ib_lightning.cli.parser import OneLineParser
 from m2ib_lightning.data import PairDataModule, object_names
+from m2ib_lightning.data.datamodule import pair_data
 from m2ib_lightning.evaluation import Protocol
 from m2ib_lightning.methods import M2IB, AttributionMethod
 from m2ib_lightning.names import parameters, subclasses
@@ -86,8 +87,8 @@ class EmbeddedHint(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Say it once the data have been checked, before anything is computed."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if not (isinstance(pl_module, AttributionMethod) and isinstance(data, PairDataModule)):
+        data = pair_data(trainer)
+        if not isinstance(pl_module, AttributionMethod) or data is None:
             return
         if trainer.is_global_zero and pl_module.backbone_name == "embedded" and data.scenes is None:
             print(
@@ -243,9 +244,9 @@ class M2IBCLI(LightningCLI):
         """Add what writes the results."""
         verb = self.config["subcommand"]
         config = self.config[verb]
-        writers = getattr(self, f"_{verb}_callbacks")(config)
+        made = {"fit": self._fit_callbacks, "predict": self._predict_callbacks, "test": self._test_callbacks}
         self.trainer_defaults["callbacks"] = [
-            *writers,
+            *made[verb](config),
             EmbeddedHint(),
             OutputSummary(config["output"], config["gallery"]),
         ]

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from m2ib_lightning.backbones import Backbone
@@ -72,6 +72,7 @@ class PairDataModule(LightningDataModule):
             bad pairs.
 
     Attributes:
+        backbone: The model that workers preprocess pairs for; a method sets it under a Trainer.
         skip: Ids that `predict` and `test` pass over; set it before the loader is asked for.
 
     Raises:
@@ -126,8 +127,9 @@ class PairDataModule(LightningDataModule):
         self.scene_options = (scene_seed, scene_objects, scene_named, scene_kind)
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self.on_error = on_error
+        self.on_error: Literal["record", "stop"] = on_error
         self.max_pixels = max_pixels
+        self.backbone: Backbone | None = None
         self.skip: Collection[str] = frozenset()
         self._source: PairSource | None = None
         self._pairs: Sequence[Reference] | Scenes | None = None
@@ -187,7 +189,7 @@ class PairDataModule(LightningDataModule):
             ValueError: The source as a whole cannot be read, or a pair that must be readable cannot.
         """
         if self._source is None:
-            source = self._find()
+            source = self.open()
             self._count, self._source = source.count(), source
         streamed = stage == "predict" and (self.on_error == "record" or self._count is None)
         streamed = streamed or (stage != "fit" and self._source.holds_images)
@@ -220,8 +222,7 @@ class PairDataModule(LightningDataModule):
 
     def _model(self) -> Backbone | None:
         """The model that the pairs are for, where workers are forked: elsewhere it would have to be sent to each."""
-        model = getattr(self.trainer and self.trainer.lightning_module, "backbone", None)
-        return model if isinstance(model, Backbone) and multiprocessing.get_start_method() == "fork" else None
+        return self.backbone if multiprocessing.get_start_method() == "fork" else None
 
     def _stream(self, record: bool, backbone: Backbone | None = None, **options: Any) -> DataLoader[Any]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -245,7 +246,12 @@ class PairDataModule(LightningDataModule):
             raise RuntimeError("Expected `setup` to be called before the pairs are used. Remedy: data.setup('fit').")
         return self._source
 
-    def _find(self) -> PairSource:
+    def open(self) -> PairSource:
+        """The source that the arguments say, none of its pairs read.
+
+        Raises:
+            ValueError: There is nothing of that name, or it is of no known kind.
+        """
         if self.scenes is not None:
             return Scenes(self.scenes, *self.scene_options)
         if self.dataset is not None:
@@ -254,6 +260,12 @@ class PairDataModule(LightningDataModule):
             return open_source(self.source, self.columns)
         assert self.image is not None and self.text is not None  # one of the three, says the constructor
         return GivenPairs(self.image, self.text)
+
+
+def pair_data(trainer: Trainer) -> PairDataModule | None:
+    """The pairs of a run, None where the user passed loaders or a data module of another kind."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    return data if isinstance(data, PairDataModule) else None
 
 
 def _spare_processors() -> int:

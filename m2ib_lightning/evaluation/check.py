@@ -56,7 +56,7 @@ def check_model(
         one, two = (half.attribute(batch) for half in halves)
         _add(health, backbone, batch, results, method)
         for modality in MODALITIES:
-            maps = zip(*([getattr(a, f"{modality}_map") for a in some] for some in (one, two)), strict=True)
+            maps = zip(*([a.map_of(modality) for a in some] for some in (one, two)), strict=True)
             health.halves[modality] += [_alike(a, b) for a, b in maps if a is not None and b is not None]
         tell(len(health.results))
         if time.perf_counter() - began > 60 * minutes:

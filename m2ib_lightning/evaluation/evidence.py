@@ -58,7 +58,7 @@ class BatchEvidence:
 
     def explained(self, modality: Modality) -> bool:
         """Whether the method made maps of a modality."""
-        return getattr(self.attributions[0], f"{modality}_map") is not None
+        return self.attributions[0].map_of(modality) is not None
 
     @cached_property
     def objectives(self) -> dict[Modality, Objective]:
@@ -127,11 +127,7 @@ class BatchEvidence:
     def _fidelity(self, modality: Modality) -> tuple[Tensor, Tensor]:
         objective = self.objectives[modality]
         generator = torch.Generator().manual_seed(self.protocol.seed)
-        shape = objective.grid or (objective.tower.length,)
-        keep = (torch.rand(self.protocol.masks, 1, *shape, generator=generator) < 0.5).float()
-        keep = keep.to(objective.inputs.device)
-        if modality == "text":
-            keep = keep[..., : objective.inputs.shape[1]]
+        keep = objective.random_masks(self.protocol.masks, 0.5, generator)
         values = self.cells() if modality == "image" else self.maps("text")
         hidden = reduce((1 - keep) * values, "k b ... -> k b", "sum")
         return hidden, objective.clean - objective.masked(keep)
@@ -293,9 +289,7 @@ def known(value: Tensor) -> Tensor | None:
 
 def flat_map(attribution: Attribution, modality: Modality) -> Tensor:
     """The raw values of a map, special tokens left out, (n,)."""
-    if modality == "image":
-        return torch.from_numpy(np.asarray(attribution.image_map)).flatten()
-    return torch.from_numpy(np.asarray(attribution.text_map)[~attribution.special])
+    return torch.from_numpy(attribution.content_of(modality))
 
 
 def spread(attribution: Attribution, size: tuple[int, ...]) -> Tensor:

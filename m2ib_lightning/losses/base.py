@@ -89,9 +89,9 @@ class LossTerm(nn.Module):
         Raises:
             ContractError: It is not (B,), not finite for any pair, depends on no mask, or `forward` failed.
         """
-        value: Tensor = called(self, self.forward, *towers)
+        value = called(self, self.forward, *towers)
         seen = frozenset(tower.modality for tower in towers)
-        if seen not in self._checked or getattr(value, "shape", None) != (len(towers[0].alpha),):
+        if seen not in self._checked or not isinstance(value, Tensor) or value.shape != (len(towers[0].alpha),):
             check_term(self, value, towers)
             self._checked |= {seen}
         return value

@@ -6,7 +6,7 @@ import functools
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, Literal, TypedDict
 
 import lightning.pytorch as pl
 import torch
@@ -14,6 +14,7 @@ import torch
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone, load_backbone
 from m2ib_lightning.contracts import called, check_attributions, check_backbone
+from m2ib_lightning.data.datamodule import pair_data
 from m2ib_lightning.data.loading import Reader, ReadPairs
 from m2ib_lightning.types import BadPair, Modality, Pair, PairBatch
 
@@ -48,6 +49,8 @@ class AttributionMethod(pl.LightningModule):
         unit: What the maps' values are measured in, such as "nats", "cos" or "1".
         control: Whether the method knows nothing of the pair, so that what a metric gives it is given for nothing.
         unrecorded: Arguments that are left out of the settings, since no result depends on them or they are no values.
+        on_error: What `predict_step` does with a pair that the model cannot read: "stop", or "record" it as a
+            `BadPair`. Under a Trainer it is what the `PairDataModule` says.
 
     Raises:
         ValueError: `modalities` names something else, nothing, or something twice.
@@ -56,6 +59,7 @@ class AttributionMethod(pl.LightningModule):
     unit: str
     control: ClassVar[bool] = False
     unrecorded: ClassVar[tuple[str, ...]] = ("backbone",)
+    on_error: Literal["record", "stop"] = "stop"
 
     def __init__(
         self,
@@ -138,16 +142,17 @@ class AttributionMethod(pl.LightningModule):
                 f"Remedy: --trainer.precision {precision.replace('true', 'mixed')}."
             )
         self.prepare().to(self.trainer.strategy.root_device)
+        if (data := pair_data(self.trainer)) is not None:
+            self.on_error, data.backbone = data.on_error, self.backbone
 
     def predict_step(self, batch: Sequence[Pair | BadPair] | ReadPairs, batch_idx: int) -> list[Attribution | BadPair]:
         """Explain the pairs of a batch as they come from a `PairDataModule`; the bad ones stay, in their places.
 
         Raises:
-            ValueError: The model cannot read a pair and the data module's `on_error` does not say "record".
+            ValueError: The model cannot read a pair and `on_error` is "stop".
         """
         if not isinstance(batch, ReadPairs):
-            on_error = getattr(self.trainer.datamodule, "on_error", "stop")  # type: ignore[attr-defined]
-            batch = Reader(self.prepare(), record=on_error == "record")(batch).to(self.prepare().device)
+            batch = Reader(self.prepare(), record=self.on_error == "record")(batch).to(self.prepare().device)
         found = iter(self.explain(batch.inputs) if batch.inputs else [])
         return [batch.bad[pair.id] if pair.id in batch.bad else next(found) for pair in batch]
 

@@ -26,6 +26,7 @@ from m2ib_lightning.methods.mismatched import match_scores
 from m2ib_lightning.methods.objective import gradients
 from m2ib_lightning.methods.priors import default_layer, find_priors
 from m2ib_lightning.methods.stopping import CONVERGED, DIVERGED, REASONS
+from m2ib_lightning.prior import Prior
 from m2ib_lightning.types import Layer, Modality, Pair, PairBatch
 from m2ib_lightning.verdict import check_thresholds
 
@@ -160,8 +161,12 @@ class M2IB(AttributionMethod):
         self.towers: dict[Modality, TowerSetting] = {}
 
     @torch.inference_mode(False)  # what is made here takes part in gradients
-    def prepare(self) -> Backbone:
-        """Load the backbone, settle the layers and find the priors, unless that is done."""
+    def prepare(self, priors: Mapping[Modality, Prior] | None = None) -> Backbone:
+        """Load the backbone, settle the layers and find the priors, unless that is done.
+
+        Args:
+            priors: Of the towers at their layers, where they were measured already; by default what `prior` names.
+        """
         backbone = super().prepare()
         if not self.towers:
             layers: dict[Modality, Layer] = {}
@@ -169,14 +174,14 @@ class M2IB(AttributionMethod):
                 tower, layer = backbone.tower(modality), self.layers[modality]
                 layers[modality] = default_layer(modality, tower.depth, self.prior) if layer is None else layer
                 tower.check_layer(layers[modality], f"{modality}_layer")
-            priors = find_priors(backbone, self.prior, layers)
+            found = priors or find_priors(backbone, self.prior, layers)
             for term in self._terms:
                 term.prepare(partial(embed_alone, backbone))
             for m in self.modalities:
                 suffix = backbone.tower(m).suffix
                 suffix = torch.compile(suffix) if self.compile_towers else suffix
                 self.towers[m] = TowerSetting(
-                    layers[m], self.betas[m], priors[m], self.read_out, self.initial_alpha, suffix
+                    layers[m], self.betas[m], found[m], self.read_out, self.initial_alpha, suffix
                 )
         return backbone
 
@@ -277,8 +282,8 @@ class M2IB(AttributionMethod):
             through |= {f"{m}_score": left.tolist() for m, left in found_last.items()}
         found = as_attributions(
             fit.batch,
-            image=fit.image_maps(held.get("image")),
-            text=fit.text_maps(held.get("text")),
+            image=fit.maps("image", held.get("image")),
+            text=fit.maps("text", held.get("text")),
             special=fit.hidden["text"].special,
             score=fit.score,
             unit=self.unit,

@@ -371,34 +371,38 @@ class MaskFit(nn.Module):
         return found
 
     @torch.no_grad()
-    def image_maps(self, held: Held | None = None) -> list[Tensor] | None:
-        """Per pair (gh, gw) nats, the capacity of each patch summed over channels, or None if not explained.
+    def maps(self, modality: Modality, held: Held | None = None) -> list[Tensor] | None:
+        """Per pair (gh, gw) or (L,) nats, each token's capacity summed over channels; None if not explained.
 
         Args:
+            modality: Whose maps.
             held: Other masks than those that are fitted.
         """
-        grids = self.grids["image"]
-        if grids is None or "image" not in self.towers:
+        if modality not in self.towers:
             return None
-        capacity = self._capacity("image", held)
-        content = ~self.hidden["image"].special.cpu()
-        return [row[keep].reshape(grid) for row, keep, grid in zip(capacity, content, grids, strict=True)]
-
-    @torch.no_grad()
-    def text_maps(self, held: Held | None = None) -> list[Tensor] | None:
-        """Per pair (L,) nats, the capacity of each token summed over channels, or None if not explained.
-
-        Args:
-            held: Other masks than those that are fitted.
-        """
-        return list(self._capacity("text", held)) if "text" in self.towers else None
-
-    def _capacity(self, modality: Modality, held: Held | None) -> Tensor:
-        """(B, L) nats, brought to the processor once and not pair by pair."""
         bottleneck = self.bottleneck(modality)
         # When a fit has ended, Lightning has taken the bottleneck, but not what it held, off the accelerator.
         alpha = None if held is None else held.alpha.to(bottleneck.x.device)
-        return reduce(bottleneck.capacity(alpha), "b l d -> b l", "sum").cpu()
+        return self._by_pair(modality, reduce(bottleneck.capacity(alpha), "b l d -> b l", "sum"))
+
+    @torch.no_grad()
+    def mean_masks(self, modality: Modality) -> list[Tensor] | None:
+        """The same of lambda_, its mean over a token's channels, in [0, 1]; 0 for tokens that are not masked."""
+        if modality not in self.towers:
+            return None
+        bottleneck = self.bottleneck(modality)
+        return self._by_pair(modality, reduce(bottleneck.lambda_, "b l d -> b l", "mean") * bottleneck.open)
+
+    def _by_pair(self, modality: Modality, values: Tensor) -> list[Tensor]:
+        """Values of tokens (B, L), those of an image on its grid; brought to the processor once, not pair by pair."""
+        values, grids = values.cpu(), self.grids[modality]
+        if grids is None:
+            return list(values)
+        content = ~self.hidden[modality].special.cpu()
+        return [
+            rearrange(row[shown], "(gh gw) -> gh gw", gh=grid[0])
+            for row, shown, grid in zip(values, content, grids, strict=True)
+        ]
 
     def drop_stopped(self, optimizer: torch.optim.Optimizer) -> None:
         """Go on with the running pairs alone; the optimiser's state goes with them."""

@@ -106,7 +106,7 @@ def test_the_masks_of_a_stopped_pair_are_its_last_finite_ones(embedded):
         fit.step(optimizer)
     # The loss of the masks after three updates is not finite: those after two are kept.
     shorter = explain(embedded, [pairs[1]], modalities=["image"], noise_samples=2, steps=2)[0]
-    np.testing.assert_allclose(fit.image_maps()[1], shorter.image_map, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(fit.maps("image")[1], shorter.image_map, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("made", [3, 4, 5])

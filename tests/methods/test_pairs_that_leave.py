@@ -45,9 +45,7 @@ def pairs_of_many_shapes() -> list[Pair]:
     """Captions of different lengths and pictures of different proportions."""
     sizes = [(96, 96), (140, 96), (96, 150), (200, 96), (96, 96), (96, 180)]
     scenes = [make_scene(i, named=1 + i % 3) for i in range(6)]
-    return [
-        Pair(f"p{i}", s.image.resize(size), s.text) for i, (s, size) in enumerate(zip(scenes, sizes, strict=True))
-    ]
+    return [Pair(f"p{i}", s.image.resize(size), s.text) for i, (s, size) in enumerate(zip(scenes, sizes, strict=True))]
 
 
 @pytest.mark.parametrize("arguments", [{}, {"read_out": "clean"}, {"read_out": "bottleneck", "text_layer": 1}])
@@ -81,7 +79,7 @@ def test_the_masks_of_a_pair_that_breaks_after_another_has_left_are_its_own(embe
     assert fit.stopping.running.tolist() == [True, False]
     # The loss of the masks after four updates is not finite: those after three are kept.
     (alone,) = explain(embedded, pairs[2:], modalities=["image"], noise_samples=2, tolerance=None, steps=3)
-    np.testing.assert_allclose(fit.image_maps()[1], alone.image_map, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(fit.maps("image")[1], alone.image_map, rtol=1e-3, atol=1e-3)
 
 
 def test_grids_of_pictures_of_several_shapes_stay_with_their_pictures(tmp_path):
