@@ -122,8 +122,6 @@ def test_the_target_of_its_page_is_what_a_pair_is_explained_against():
     made: dict[str, Any] = {}
     exec(recipe("class Sharpened"), made)
     backbone, scenes = load_backbone("embedded"), [make_scene(60_000 + i) for i in range(3)]
-    batch = made["Sharpened"]().aim(
-        backbone, backbone.preprocess([s.image for s in scenes], [s.text for s in scenes])
-    )
+    batch = made["Sharpened"]().aim(backbone, backbone.preprocess([s.image for s in scenes], [s.text for s in scenes]))
     torch.testing.assert_close(batch.targets["image"].sum(0), torch.zeros(128), atol=1e-5, rtol=0)
     assert all(a.text_map is None for a in Saliency(backbone).attribute(batch))

@@ -24,15 +24,7 @@ class AlignImageTower(ConvolutionalTower):
         blocks = list(vision.encoder.blocks)
         # All blocks of a stage but its first one add their input to their output, whose shape so is the same.
         first = max(i for i, block in enumerate(blocks) if not block.projection.apply_dropout)
-        self.before = blocks[: first + 1]
-        super().__init__(blocks[first + 1 :], size, device)
-
-    def stem(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) to (B, D, gh, gw)."""
-        maps = self.vision.embeddings(pixels)
-        for block in self.before:
-            maps = block(maps)
-        return maps
+        super().__init__([vision.embeddings, *blocks[: first + 1]], blocks[first + 1 :], size, device)
 
     def head(self, maps: Tensor) -> Tensor:
         """(N, D, gh, gw) to (N, E)."""

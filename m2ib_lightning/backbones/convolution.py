@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from einops import rearrange
@@ -17,24 +17,33 @@ class ConvolutionalTower(Tower):
     """The last blocks of a convolutional network, those that share one grid and one width.
 
     A cut needs maps of one shape, so what comes before the first of those blocks belongs to the embeddings.
-    A further tower implements `stem` and `head`.
+    A further tower implements `head`.
 
     Args:
+        before: What turns pixels (B, 3, H, W) into the feature map (B, D, gh, gw) that the first of `blocks` reads.
         blocks: The blocks that share the last grid and width, without the first of them (it belongs to the stem).
         size: (H, W) of the pixels it will be given.
         device: The device that the weights are on.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], size: tuple[int, int], device: torch.device) -> None:
-        self.blocks, self.depth = list(blocks), len(blocks)
+    def __init__(
+        self,
+        before: Sequence[Callable[[Tensor], Tensor]],
+        blocks: Sequence[nn.Module],
+        size: tuple[int, int],
+        device: torch.device,
+    ) -> None:
+        self.before, self.blocks, self.depth = list(before), list(blocks), len(blocks)
         with torch.no_grad():
             _, self.width, *cells = self.stem(torch.zeros(1, 3, *size, device=device)).shape
         self.cells: tuple[int, int] = (cells[0], cells[1])
         self.length = cells[0] * cells[1]
 
-    @abstractmethod
     def stem(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) to the feature map before the first of `blocks`, (B, D, gh, gw)."""
+        for part in self.before:
+            pixels = part(pixels)
+        return pixels
 
     @abstractmethod
     def head(self, maps: Tensor) -> Tensor:

@@ -64,13 +64,9 @@ class HuggingFaceBackbone(Backbone):
         read = read_texts(self.processor.tokenizer, texts, self.text.length, self.name, self.text.reads_padding)
         return PairBatch(
             pixel_values=pixels,
-            input_ids=read.input_ids,
-            attention_mask=read.attention_mask,
             views=views,
-            tokens=read.tokens,
-            spans=read.spans,
-            truncated=read.truncated,
             pairs=unnamed_pairs(images, texts),
+            **read._asdict(),
         )
 
     def read_images(self, images: Sequence[Image.Image]) -> tuple[Tensor, tuple[Box, ...]]:

@@ -52,13 +52,9 @@ class OpenClipBackbone(Backbone):
         read = self._read_texts(texts)
         return PairBatch(
             pixel_values=torch.stack([self.transform(image) for image, _ in trimmed]),
-            input_ids=read.input_ids,
-            attention_mask=read.attention_mask,
             views=tuple(within(kept, self._view(*image.size)) for image, kept in trimmed),
-            tokens=read.tokens,
-            spans=read.spans,
-            truncated=read.truncated,
             pairs=unnamed_pairs(images, texts),
+            **read._asdict(),
         )
 
     def _view(self, width: int, height: int) -> Box:

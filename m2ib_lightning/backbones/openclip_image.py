@@ -70,14 +70,8 @@ class ResNetImageTower(ConvolutionalTower):
     def __init__(self, visual: Any, size: tuple[int, int], device: torch.device) -> None:
         self.visual = visual
         first, *rest = visual.layer4
-        self.before = (visual.stem, visual.layer1, visual.layer2, visual.layer3, first)
-        super().__init__(rest, size, device)
-
-    def stem(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) to (B, D, gh, gw)."""
-        for part in self.before:
-            pixels = part(pixels)
-        return pixels
+        before = [visual.stem, visual.layer1, visual.layer2, visual.layer3, first]
+        super().__init__(before, rest, size, device)
 
     def head(self, maps: Tensor) -> Tensor:
         """(N, D, gh, gw) to (N, E)."""
@@ -93,14 +87,7 @@ class ConvNextImageTower(ConvolutionalTower):
         self.visual, trunk = visual, visual.trunk
         *stages, last = trunk.stages
         first, *rest = last.blocks
-        self.before = (trunk.stem, *stages, last.downsample, first)
-        super().__init__(rest, size, device)
-
-    def stem(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) to (B, D, gh, gw)."""
-        for part in self.before:
-            pixels = part(pixels)
-        return pixels
+        super().__init__([trunk.stem, *stages, last.downsample, first], rest, size, device)
 
     def head(self, maps: Tensor) -> Tensor:
         """(N, D, gh, gw) to (N, E)."""

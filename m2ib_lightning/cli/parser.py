@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from argparse import SUPPRESS
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from m2ib_lightning.cli.messages import one_line
 from m2ib_lightning.errors import fail
+
+if TYPE_CHECKING:
+    from m2ib_lightning.methods import M2IB
 
 TITLES = {
     "model": "The method",
@@ -72,6 +76,21 @@ class OneLineParser(LightningArgumentParser):
             "--protocol", type=Literal["corrected", "as_released"], default="corrected",
             help="How inputs are masked; as_released repeats the released scripts, for published numbers.",
         )  # fmt: skip
+
+    def make_m2ib(self, config: Namespace, **changes: Any) -> M2IB:
+        """The method that is configured as "model", with some of its arguments changed.
+
+        Raises:
+            ValueError: It is another one than M2IB.
+        """
+        from m2ib_lightning.methods import M2IB
+
+        changed = config.clone()
+        changed.model.init_args.update(Namespace(**changes))
+        method = self.instantiate(changed).model
+        if not isinstance(method, M2IB):
+            raise ValueError(f"Expected M2IB as the method but got {type(method).__name__}. Remedy: leave --model out.")
+        return method
 
     def describe(self, name: str, help: str) -> None:
         """Let the help say this of an argument and nothing more, where jsonargparse lists modules and defaults."""

@@ -115,7 +115,7 @@ class CellTruth(NamedTuple):
     place: str
 
     def read(self, image: ImageSource, size: tuple[int, int], text: str) -> Truth:
-        """See `TruthReference.read`."""
+        """The truth of the picture, as a `TruthReference` gives it."""
         boxes = _numbers(self.boxes, 4, self.columns.boxes, self.place) or []
         regions: list[Region] = [(b[0], b[1], b[2], b[3]) for b in boxes]
         if self.mask is not None and self.mask != "":

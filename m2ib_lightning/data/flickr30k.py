@@ -78,7 +78,7 @@ class EntityTruth(NamedTuple):
     phrases: tuple[tuple[str, tuple[int, int]], ...]
 
     def read(self, image: ImageSource, size: tuple[int, int], text: str) -> Truth:
-        """See `TruthReference.read`."""
+        """The truth of the picture, as a `TruthReference` gives it."""
         boxes, drawn = read_boxes(self.file)
         seen = [(entity, span) for entity, span in self.phrases if entity in boxes]
         if not seen:

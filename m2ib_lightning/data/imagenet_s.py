@@ -75,7 +75,7 @@ class ClassTruth(NamedTuple):
     number: int
 
     def read(self, image: ImageSource, size: tuple[int, int], text: str) -> Truth:
-        """See `TruthReference.read`."""
+        """The truth of the picture, as a `TruthReference` gives it."""
         numbers = np.asarray(open_stored(self.mask).convert("RGB"), dtype=int)
         found, file = numbers[..., 0] + 256 * numbers[..., 1] == self.number, io.BytesIO()
         if not found.any():

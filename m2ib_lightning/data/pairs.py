@@ -27,7 +27,7 @@ class LazyTruth(Protocol):
     """Truth that takes work to read, such as a `TruthReference`."""
 
     def read(self, image: ImageSource, size: tuple[int, int], text: str) -> Truth:
-        """See `TruthReference.read`."""
+        """The truth of a picture, given where it came from, its (width, height) as it was read, and the text."""
 
 
 class Reference(Protocol):
@@ -35,27 +35,27 @@ class Reference(Protocol):
 
     @property
     def id(self) -> str:
-        """See `PairReference`."""
+        """A name that is unique in the source and fit to be a file name."""
 
     @property
     def image(self) -> ImageSource:
-        """See `PairReference`."""
+        """The picture, or where it is."""
 
     @property
     def text(self) -> str:
-        """See `PairReference`."""
+        """The caption, as given."""
 
     @property
     def truth(self) -> Truth | LazyTruth:
-        """See `PairReference`."""
+        """What a map should find, where data says so."""
 
     @property
     def place(self) -> str:
-        """See `PairReference`."""
+        """Where this was read, for messages, "" if that says nothing."""
 
     @property
     def asked(self) -> Asked:
-        """See `PairReference`."""
+        """What else is asked of the pair, as its cells say it."""
 
 
 class PairReference(NamedTuple):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from m2ib_lightning.evaluation.health import Health, stacked
-from m2ib_lightning.files import replacing
-from m2ib_lightning.report.comparison_page import STYLE, Example, example_html, png_address
+from m2ib_lightning.report.comparison_page import example_html, example_of, png_address, save_page
 from m2ib_lightning.types import Pair
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CURVE = (
     "Patches by the rank of their nats, in groups: the share of the nats that a group has, and the share of the "
@@ -36,9 +38,6 @@ def save_check_page(health: Health, path: Path, pairs: Sequence[Pair]) -> None:
         for f in health.findings()
     )
     parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        "<meta name=viewport content='width=device-width,initial-scale=1'>",
-        f"<title>Check of a model</title><style>{STYLE}</style><h1>Is this a model that M2IB explains well?</h1>",
         f"<p><b>{html.escape(health.conclusion)}</b> Measured on {len(health.results)} pairs.</p>",
         f"<div class=scroll tabindex=0><table>{rows}</table></div>",
         f"<h2>Nats and what hiding costs</h2><p class=note>{CURVE}</p>",
@@ -48,15 +47,11 @@ def save_check_page(health: Health, path: Path, pairs: Sequence[Pair]) -> None:
         "<h2>Examples</h2>",
     ]
     for pair, a in zip(pairs, health.results, strict=False):
-        picture = pair.image.convert("RGB").resize((192, 192))
-        words = ", ".join(f"{word} {value:.2g}" for word, value in sorted(a.words(), key=lambda of: -of[1])[:2])
-        shown = {"image": picture, a.verdict.replace("_", " "): a.overlay(picture)}
-        parts.append(example_html(Example(a.id, a.text, shown, {a.verdict.replace("_", " "): words})))
-    with replacing(path) as unfinished:
-        unfinished.write_text("\n".join(parts), encoding="utf-8")
+        parts.append(example_html(example_of(pair, {a.verdict.replace("_", " "): a})))
+    save_page(path, "Is this a model that M2IB explains well?", parts)
 
 
-def _curve(health: Health) -> bytes:
+def _curve(health: Health) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.4), dpi=110, layout="constrained")
@@ -72,6 +67,4 @@ def _curve(health: Health) -> bytes:
     axes.axhline(0, color="#bbbbbb", linewidth=0.8)
     axes.set_xlabel("rank of the patches", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
+    return figure

@@ -45,14 +45,11 @@ def scores_tables(comparison: Comparison, width: int | None = None) -> list[Tabl
     """
     metrics = [metric for group in groups(comparison) if not group.apart for metric in group.metrics]
     metrics += [metric for group in groups(comparison) if group.apart for metric in group.metrics]
-    found = {metric.name: means(comparison, metric) for metric in metrics}
-    best = {metric.name: best_of(found[metric.name], metric) for metric in metrics}
     names = [row_name(m) + f" {MARK}" * bool(won_by_control(comparison, m)) for m in metrics]
+    rows = [ranked(comparison, metric) for metric in metrics]
     columns = []
-    for method in comparison.methods:
-        cells: list[str | Text] = [
-            _cell(of[method], "bold" if best[name] == method else "", between=" ") for name, of in found.items()
-        ]
+    for place, method in enumerate(comparison.methods):
+        cells = [_cell(of, "bold" * best, between=" ") for of, best in (row[place] for row in rows)]
         columns.append(Column(method, [*cells, f"{comparison.values(method, 'seconds').mean():.3f}"]))
     tables = _tables(Column("mean (95 % interval)", [*names, "seconds per pair ↓"]), columns, comparison, width)
     if any(won_by_control(comparison, metric) for metric in metrics):
@@ -76,9 +73,7 @@ def comparison_tables(comparison: Comparison, width: int | None = None) -> list[
     for group in groups(comparison):
         columns = []
         for metric in group.metrics:
-            found = means(comparison, metric)
-            best = best_of(found, metric)
-            cells = [_cell(of, "bold" if method == best else "") for method, of in found.items()]
+            cells = [_cell(of, "bold" * best) for of, best in ranked(comparison, metric)]
             columns.append(Column(header(metric) + _winner(comparison, metric), cells))
         if not group.apart:
             columns.append(Column("seconds\nper pair", seconds))
@@ -102,9 +97,8 @@ def difference_tables(comparison: Comparison, against: str, width: int | None = 
     for group in groups(comparison):
         columns = []
         for metric in group.metrics:
-            found = [difference(comparison, metric, against, method) for method in others]
-            styles = [{1: "green", -1: "red", 0: ""}[verdict(of, metric)] for of in found]
-            cells = [_cell(of, style, sign="+") for of, style in zip(found, styles, strict=True)]
+            found = against_others(comparison, metric, against)
+            cells = [_cell(of, ("", "green", "red")[says], sign="+") for of, says in found]
             columns.append(Column(header(metric), cells))
         tables += _tables(Column(f"{group.title}\n{against} minus", others), columns, comparison, width)
     return tables
@@ -217,10 +211,19 @@ def means(comparison: Comparison, metric: PairMetric) -> dict[str, Interval]:
     return {m: interval(comparison.values(m, metric.name)) for m in comparison.methods}
 
 
-def difference(comparison: Comparison, metric: PairMetric, first: str, second: str) -> Interval:
-    """The mean difference of two methods over the same pairs."""
-    a, b = comparison.values(first, metric.name), comparison.values(second, metric.name)
-    return paired_interval(a, b.reindex(a.index))
+def ranked(comparison: Comparison, metric: PairMetric) -> list[tuple[Interval, bool]]:
+    """Of each method the mean of a metric with its interval, and whether it is the best one."""
+    found = means(comparison, metric)
+    best = best_of(found, metric)
+    return [(of, method == best) for method, of in found.items()]
+
+
+def against_others(comparison: Comparison, metric: PairMetric, against: str) -> list[tuple[Interval, int]]:
+    """Of each other method the mean of `against` minus it over the same pairs, and the `verdict` on that."""
+    own = comparison.values(against, metric.name)
+    others = [comparison.values(m, metric.name) for m in comparison.methods if m != against]
+    found = [paired_interval(own, other.reindex(own.index)) for other in others]
+    return [(of, verdict(of, metric)) for of in found]
 
 
 def best_of(found: dict[str, Interval], metric: PairMetric) -> str:

@@ -5,30 +5,32 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from einops import reduce
 from PIL import Image
 
+from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.evaluation import Comparison, Interval
 from m2ib_lightning.files import replacing
 from m2ib_lightning.metrics import PairMetric
 from m2ib_lightning.report.comparison import (
-    best_of,
-    difference,
+    against_others,
     groups,
     header,
     mean_text,
-    means,
     range_text,
-    verdict,
+    ranked,
     won_by_control,
 )
 from m2ib_lightning.store import AttributionStore
 from m2ib_lightning.types import Pair
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STYLE = """
 :root{color-scheme:light}
@@ -82,18 +84,19 @@ def make_examples(comparison: Comparison, pairs: Sequence[Pair], side: int = 192
         side: Width and height of the pictures in pixels.
     """
     stores = {m: AttributionStore(comparison.folder / m / "attributions") for m in comparison.methods}
-    examples = []
-    for pair in pairs:
-        picture = pair.image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
-        found = {method: store[pair.id] for method, store in stores.items()}
-        words = {
-            method: ", ".join(f"{word} {value:.2g}" for word, value in sorted(a.words(), key=lambda of: -of[1])[:2])
-            for method, a in found.items()
-            if a.text_map is not None
-        }
-        overlays = {method: a.overlay(picture) for method, a in found.items() if a.image_map is not None}
-        examples.append(Example(pair.id, pair.text, {"image": picture, **overlays}, words))
-    return examples
+    return [example_of(pair, {method: store[pair.id] for method, store in stores.items()}, side) for pair in pairs]
+
+
+def example_of(pair: Pair, found: Mapping[str, Attribution], side: int = 192) -> Example:
+    """A pair with what is said of it, by label."""
+    picture = pair.image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+    words = {
+        label: ", ".join(f"{word} {value:.2g}" for word, value in sorted(a.words(), key=lambda of: -of[1])[:2])
+        for label, a in found.items()
+        if a.text_map is not None
+    }
+    overlays = {label: a.overlay(picture) for label, a in found.items() if a.image_map is not None}
+    return Example(pair.id, pair.text, {"image": picture, **overlays}, words)
 
 
 def save_comparison_page(
@@ -118,9 +121,6 @@ def save_comparison_page(
     """
     curves = _curves(comparison, against)
     parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        "<meta name=viewport content='width=device-width,initial-scale=1'>",
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style><h1>{html.escape(title)}</h1>",
         f"<p>{html.escape(caption)}</p>",
         *above,
         "<p class=note>Means over pairs with 95 % bootstrap intervals; the best one is bold. ↑ higher is better, "
@@ -134,18 +134,24 @@ def save_comparison_page(
         "<h2>Examples</h2>" if examples else "",
         *map(example_html, examples),
     ]
+    save_page(path, title, parts)
+
+
+def save_page(path: str | Path, title: str, parts: Sequence[str]) -> None:
+    """Write an HTML page that loads nothing: the title, and below it parts that are HTML."""
+    head = (
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        "<meta name=viewport content='width=device-width,initial-scale=1'>"
+    )
+    titled = f"<title>{html.escape(title)}</title><style>{STYLE}</style><h1>{html.escape(title)}</h1>"
     with replacing(Path(path)) as unfinished:
-        unfinished.write_text("\n".join(parts), encoding="utf-8")
+        unfinished.write_text("\n".join([head, titled, *parts]), encoding="utf-8")
 
 
 def _means(comparison: Comparison) -> Iterator[str]:
     seconds = [f"<td>{comparison.values(method, 'seconds').mean():.3f}" for method in comparison.methods]
     for group in groups(comparison):
-        columns = []
-        for metric in group.metrics:
-            found = means(comparison, metric)
-            best = best_of(found, metric)
-            columns.append([_cell(of, "best" if method == best else "") for method, of in found.items()])
+        columns = [[_cell(of, "best" * best) for of, best in ranked(comparison, metric)] for metric in group.metrics]
         heads = [_head(comparison, metric) for metric in group.metrics]
         if group.apart:
             yield f"<p class=note>{APART}</p>"
@@ -158,11 +164,10 @@ def _means(comparison: Comparison) -> Iterator[str]:
 def _differences(comparison: Comparison, against: str) -> Iterator[str]:
     others = [method for method in comparison.methods if method != against]
     for group in groups(comparison):
-        columns = []
-        for metric in group.metrics:
-            found = [difference(comparison, metric, against, method) for method in others]
-            styles = [{1: "win", -1: "lose", 0: ""}[verdict(of, metric)] for of in found]
-            columns.append([_cell(of, style, sign="+") for of, style in zip(found, styles, strict=True)])
+        columns = [
+            [_cell(of, ("", "win", "lose")[says], sign="+") for of, says in against_others(comparison, metric, against)]
+            for metric in group.metrics
+        ]
         heads = [_head(comparison, metric) for metric in group.metrics]
         yield _table(group.title, heads, others, columns, comparison.controls)
 
@@ -217,9 +222,7 @@ def _curves(comparison: Comparison, against: str) -> str:
     for axes in panels[len(shown) :]:
         axes.set_visible(False)
     figure.legend(list(lines.values()), list(lines), loc="outside right center", fontsize=9, frameon=False)
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return f"<img class=wide alt='mean curves of {len(lines)} methods' src='{png_address(file.getvalue())}'>"
+    return f"<img class=wide alt='mean curves of {len(lines)} methods' src='{png_address(figure)}'>"
 
 
 def _looks(comparison: Comparison, against: str) -> dict[str, dict[str, Any]]:
@@ -239,14 +242,17 @@ def example_html(example: Example) -> str:
     """A pair's picture and every method's map and words."""
     figures = []
     for label, picture in example.pictures.items():
-        file = io.BytesIO()
-        picture.save(file, format="PNG")
         words = html.escape(example.words.get(label, ""))
         below = f"<figcaption><b>{html.escape(label)}</b><br>{words}</figcaption>"
-        figures.append(f"<figure><img alt='' src='{png_address(file.getvalue())}'>{below}</figure>")
+        figures.append(f"<figure><img alt='' src='{png_address(picture)}'>{below}</figure>")
     return f"<h3>{html.escape(example.id)}: {html.escape(example.text)}</h3>{''.join(figures)}"
 
 
-def png_address(png: bytes) -> str:
-    """A PNG file as an address that a page can hold."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def png_address(drawn: Image.Image | Figure) -> str:
+    """A picture or a figure as an address that a page can hold."""
+    file = io.BytesIO()
+    if isinstance(drawn, Image.Image):
+        drawn.save(file, format="PNG")
+    else:
+        drawn.savefig(file, format="png")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

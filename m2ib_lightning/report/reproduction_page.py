@@ -44,7 +44,8 @@ class Cell(NamedTuple):
         """Ours minus the published value, None where either is missing."""
         if self.ours is None or self.published is None or math.isnan(self.ours.mean):
             return None
-        return self.ours._replace(**{end: getattr(self.ours, end) - self.published for end in ("mean", "low", "high")})
+        mean, low, high = (end - self.published for end in self.ours[:3])
+        return Interval(mean, low, high, self.ours.pairs)
 
 
 def cells(table: PublishedTable, found: Mapping[str, Comparison]) -> list[Cell]:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
-from lightning.pytorch.cli import LightningArgumentParser
 
-from m2ib_lightning.methods import M2IB, AttributionMethod
+from m2ib_lightning.cli.parser import OneLineParser
+from m2ib_lightning.methods import AttributionMethod
 
 
 class ModelOfConfig(ActionConfigFile):
@@ -28,7 +29,7 @@ class ModelOfConfig(ActionConfigFile):
         super().__call__(parser, cfg, values, option_string)
 
 
-def add_arguments(parser: LightningArgumentParser) -> None:
+def add_arguments(parser: OneLineParser) -> None:
     """Add what can be chosen."""
     parser.add_argument("-c", "--config", action=ModelOfConfig, help="A run's YAML, whose `model` is taken.")
     parser.add_argument("--port", type=int | None, default=None, help="The first free one from 7860 by default.")
@@ -38,7 +39,7 @@ def add_arguments(parser: LightningArgumentParser) -> None:
     parser.set_defaults({"model": {"class_path": "m2ib_lightning.M2IB"}})
 
 
-def run(parser: LightningArgumentParser, config: Namespace) -> None:
+def run(parser: OneLineParser, config: Namespace) -> None:
     """Serve until the command is stopped.
 
     Raises:
@@ -49,17 +50,7 @@ def run(parser: LightningArgumentParser, config: Namespace) -> None:
     from m2ib_lightning.app.explaining import Explainer
     from m2ib_lightning.app.serving import serve
 
-    def make(**changes: Any) -> M2IB:
-        changed = config.clone()
-        changed.model.init_args.update(Namespace(**changes))
-        method = parser.instantiate(changed).model
-        if not isinstance(method, M2IB):
-            raise ValueError(
-                f"Expected M2IB as the method but got {type(method).__name__}. Remedy: the page has others beside it."
-            )
-        return method
-
-    blocks = serve(Explainer(make), config.port, config.open, config.share)
+    blocks = serve(Explainer(partial(parser.make_m2ib, config)), config.port, config.open, config.share)
     print(f"{blocks.local_url}  (Ctrl-C stops it)", flush=True)
     if blocks.share_url:
         print(blocks.share_url, flush=True)

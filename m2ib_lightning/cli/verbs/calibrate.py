@@ -6,13 +6,13 @@ Every verb takes the folder that it writes: m2ib predict --config FOLDER/calibra
 from __future__ import annotations
 
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
-from lightning.pytorch.cli import LightningArgumentParser
 
 from m2ib_lightning.calibration import calibrate
+from m2ib_lightning.cli.parser import OneLineParser
 from m2ib_lightning.data import PairDataModule
 
 
-def add_arguments(parser: LightningArgumentParser) -> None:
+def add_arguments(parser: OneLineParser) -> None:
     """Add the model, the pairs and what is tried."""
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with options.")
     parser.add_argument(
@@ -23,7 +23,7 @@ def add_arguments(parser: LightningArgumentParser) -> None:
     parser.add_lightning_class_args(PairDataModule, "data")
 
 
-def run(parser: LightningArgumentParser, config: Namespace) -> None:
+def run(parser: OneLineParser, config: Namespace) -> None:
     """Calibrate, show the grid and write the folder."""
     from pathlib import Path
 

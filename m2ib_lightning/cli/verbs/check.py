@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
-from lightning.pytorch.cli import LightningArgumentParser
 
+from m2ib_lightning.backbones import Backbone
+from m2ib_lightning.cli.parser import OneLineParser
 from m2ib_lightning.data import PairDataModule
 from m2ib_lightning.methods import M2IB, AttributionMethod
+from m2ib_lightning.types import Pair
 
 SHOWN = 8
 """The first pairs, which the page shows."""
 
 
-def add_arguments(parser: LightningArgumentParser) -> None:
+def add_arguments(parser: OneLineParser) -> None:
     """Add the model, the pairs and the time."""
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with options.")
     parser.add_argument("--output", type=str | None, default=None, help="Folder; outputs/check-DATE-TIME by default.")
@@ -29,7 +31,7 @@ def add_arguments(parser: LightningArgumentParser) -> None:
     parser.set_defaults({"model": {"class_path": "m2ib_lightning.M2IB"}})
 
 
-def run(parser: LightningArgumentParser, config: Namespace) -> None:
+def run(parser: OneLineParser, config: Namespace) -> None:
     """Measure, print the text and write the page.
 
     Raises:
@@ -40,12 +42,8 @@ def run(parser: LightningArgumentParser, config: Namespace) -> None:
     from m2ib_lightning.evaluation.check import check_model
     from m2ib_lightning.report.check_page import save_check_page
 
-    def make(backbone: Any = None, **changes: Any) -> M2IB:
-        changed = config.clone()
-        changed.model.init_args.update(Namespace(**changes))
-        method = parser.instantiate(changed).model
-        if not isinstance(method, M2IB):
-            raise ValueError(f"Expected M2IB as the method but got {type(method).__name__}. Remedy: leave --model out.")
+    def make(backbone: Backbone | None = None, **changes: Any) -> M2IB:
+        method = parser.make_m2ib(config, **changes)
         method.backbone = backbone
         return method
 
@@ -59,18 +57,12 @@ def run(parser: LightningArgumentParser, config: Namespace) -> None:
     print_written(folder)
 
 
-def _pairs(data: PairDataModule, config: Namespace) -> Any:
+def _pairs(data: PairDataModule, config: Namespace) -> list[Pair]:
     """The user's pairs, or drawings that are composed large."""
-    from m2ib_lightning.data import FirstPairs, make_scene, open_source, read_pair
-    from m2ib_lightning.data.pairs import GivenPairs
-    from m2ib_lightning.types import Pair
+    from m2ib_lightning.data import FirstPairs, make_scene, read_pair
 
-    if data.image is None and data.source is None and data.dataset is None:
+    if data.scenes is not None:
         seed, count = config.data.scene_seed, config.data.scenes or config.pairs
         made = [make_scene(seed + i, size=384, kind=config.data.scene_kind) for i in range(min(count, config.pairs))]
         return [Pair(f"scene-{seed + i:06d}", scene.image, scene.text) for i, scene in enumerate(made)]
-    if data.image is not None and data.text is not None:
-        source: Any = GivenPairs(data.image, data.text)
-    else:
-        source = data.dataset or open_source(data.source or "", data.columns)
-    return [read_pair(pair, truth=False) for pair in FirstPairs(source, config.pairs).references()]
+    return [read_pair(pair, truth=False) for pair in FirstPairs(data.open(), config.pairs).references()]

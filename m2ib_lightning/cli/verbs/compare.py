@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
-from lightning.pytorch.cli import LightningArgumentParser
 
 from m2ib_lightning.cli.parser import OneLineParser
 from m2ib_lightning.data import PairDataModule
@@ -23,7 +22,7 @@ SHOWN = 4
 """The first pairs, which the page shows."""
 
 
-def add_arguments(parser: LightningArgumentParser) -> None:
+def add_arguments(parser: OneLineParser) -> None:
     """Add what is compared, on what, and by which metrics."""
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with options.")
     parser.add_argument(
@@ -47,16 +46,13 @@ def add_arguments(parser: LightningArgumentParser) -> None:
     parser.add_argument("--accelerator", default="auto", help="What they compute on, as of --trainer.accelerator.")
     parser.add_lightning_class_args(PairDataModule, "data")
     parser.set_defaults({"data.batch_size": 20})
-    if isinstance(parser, OneLineParser):
-        parser.add_measures()
-        parser.add_phrases()
-        known = ", ".join(subclasses(AttributionMethod))
-        parser.describe(
-            "methods", f"[M2IB,GradCAM], or as YAML labels of yours with classes and arguments; of {known}."
-        )
+    parser.add_measures()
+    parser.add_phrases()
+    known = ", ".join(subclasses(AttributionMethod))
+    parser.describe("methods", f"[M2IB,GradCAM], or as YAML labels of yours with classes and arguments; of {known}.")
 
 
-def run(parser: LightningArgumentParser, config: Namespace) -> None:
+def run(parser: OneLineParser, config: Namespace) -> None:
     """Compare, print the tables and write the page."""
     import time
     from pathlib import Path

@@ -13,14 +13,16 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
+from m2ib_lightning.cli.parser import OneLineParser
 
-def add_arguments(parser: LightningArgumentParser) -> None:
+
+def add_arguments(parser: OneLineParser) -> None:
     """Add the folder and the file."""
     parser.add_argument("output", type=str, help="Folder of a fit, a prediction or a test.")
     parser.add_argument("--file", type=str | None, default=None, help="The page; OUTPUT/gallery.html by default.")
 
 
-def run(parser: LightningArgumentParser, config: Namespace) -> None:
+def run(parser: OneLineParser, config: Namespace) -> None:
     """Write the page and say where it is."""
     from m2ib_lightning.report.gallery import save_run_gallery
 

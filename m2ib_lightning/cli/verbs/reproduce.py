@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning.pytorch.cli import LightningArgumentParser
 
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.checks import check_at_least
@@ -23,7 +22,7 @@ from m2ib_lightning.methods import AttributionMethod
 from m2ib_lightning.types import PairBatch
 
 
-def add_arguments(parser: LightningArgumentParser) -> None:
+def add_arguments(parser: OneLineParser) -> None:
     """Add which table, and where its model and pairs are."""
     parser.add_argument("table", type=str, nargs="?", default=None, help="Name of a table, or a YAML file of yours.")
     parser.add_argument("--list", action="store_true", help="Say which tables there are.")
@@ -36,7 +35,7 @@ def add_arguments(parser: LightningArgumentParser) -> None:
     parser.add_argument("--accelerator", default="auto", help="As of --trainer.accelerator.")
 
 
-def run(parser: LightningArgumentParser, config: Namespace) -> None:
+def run(parser: OneLineParser, config: Namespace) -> None:
     """Say the plan, ask, measure, and write the page.
 
     Raises:
@@ -71,7 +70,7 @@ def measure(config: Namespace, table: Any, count: int) -> None:
     from m2ib_lightning.callbacks import PairProgress
     from m2ib_lightning.callbacks.summary import print_written
     from m2ib_lightning.comparison import compare
-    from m2ib_lightning.data import FirstPairs, PairDataModule, open_source, read_pair
+    from m2ib_lightning.data import FirstPairs, PairDataModule, read_pair
     from m2ib_lightning.evaluation import Comparison, Protocol
     from m2ib_lightning.report.comparison_page import make_examples
     from m2ib_lightning.report.reproduction_page import cells, save_reproduction_page, write_cells
@@ -79,8 +78,7 @@ def measure(config: Namespace, table: Any, count: int) -> None:
     folder = Path(config.output or f"outputs/reproduce-{table.name}")
     methods = {**table.methods, **(table.slow if config.slow else {})}
     made = _instantiate(table.reading(config.data or table.data), methods, table.metrics, config.model or table.model)
-    source = made.data.dataset or open_source(made.data.source, made.data.columns)
-    chosen = FirstPairs(source, count)
+    chosen = FirstPairs(made.data.open(), count)
     _check_same(folder / "pairs.json", {"table": table.name, "pairs": chosen.count(), "digest": chosen.digest})
     data = PairDataModule(dataset=chosen, batch_size=10)
     found: dict[str, Comparison] = {}
