@@ -211,7 +211,7 @@ class Attribution:
         return values.ravel() if modality == "image" else values[~self.special]
 
     def score_through(self, modality: Modality) -> float:
-        """`image_score` or `text_score`."""
+        """Cosine similarity with that input read through its bottleneck, `image_score` or `text_score`."""
         return self.image_score if modality == "image" else self.text_score
 
     def strongest_region(self) -> tuple[float, float]:

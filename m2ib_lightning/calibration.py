@@ -50,7 +50,7 @@ class GridPoint(NamedTuple):
     """What one layer and beta does to the pairs.
 
     Attributes:
-        modality: Of the tower.
+        modality: Which tower it is of.
         layer: Where the bottleneck sits.
         beta: What a nat of compression costs, > 0.
         left: Share of the clean similarity that is left through the bottleneck; above 1 where it rises.
@@ -174,14 +174,14 @@ def calibrate(
     Args:
         pairs: Pictures or paths with their texts, or a data module.
         backbone: A loaded model, or what `load_backbone` takes.
-        image_layers: To try, "embeddings" or blocks from 0; the embeddings, the default and blocks spread over the
-            depth by default. An empty list leaves the images out.
-        text_layers: The same of the text.
-        betas: To try, all > 0.
+        image_layers: The layers that are tried, "embeddings" or blocks from 0; the embeddings, the default and blocks
+            spread over the depth by default. An empty list leaves the images out.
+        text_layers: The layers of the text that are tried, likewise.
+        betas: The betas that are tried at each layer, all > 0.
         count: So many of the pairs are used, spread over all of them; 8 to 64.
-        steps: Of each fit, >= 1; use the number that you will explain with.
-        noise_samples: Of each step, half of them the others negated.
-        seed: Of the noise.
+        steps: How many steps each fit makes, >= 1; use the number that you will explain with.
+        noise_samples: How many samples of noise a step draws, half of them the others negated.
+        seed: The noise follows from it.
         batch_size: Pairs computed at once; changes the speed and nothing else.
         progress: Told what is being done.
 
@@ -255,8 +255,8 @@ def clearly_better(one: np.ndarray, other: np.ndarray, samples: int = 1000) -> b
 
     Args:
         one: (pairs, 5), as `shares` takes their sums.
-        other: The same of the other point, on the same pairs.
-        samples: How many.
+        other: The same rows of the other point, on the same pairs.
+        samples: How many bootstrap samples are drawn.
     """
     drawn = np.random.default_rng(0).integers(len(one), size=(samples, len(one)))
     (left, faithful), (others_left, others_faithful) = shares(one[drawn].sum(1)), shares(other[drawn].sum(1))

@@ -36,8 +36,8 @@ def called(owner: object, function: Callable[P, T], *args: P.args, **kwargs: P.k
 
     Args:
         owner: Whose function it is.
-        function: Of it.
-        args: What it takes.
+        function: A function of that owner.
+        args: What the function takes, in order.
         kwargs: What it takes by name.
 
     Raises:
@@ -76,9 +76,9 @@ def check_term(term: nn.Module, value: Any, towers: Sequence[Bottlenecked]) -> N
     Values that are 0 for every pair may depend on nothing: such a term says nothing of this tower.
 
     Args:
-        term: The term.
-        value: What it gave.
-        towers: What it looked at.
+        term: The loss term whose value is checked.
+        value: What its `forward` gave.
+        towers: The towers that it looked at.
     """
     pairs = len(towers[0].alpha)
     looked_at = " and the ".join(tower.modality for tower in towers)

@@ -51,7 +51,7 @@ class Phrase:
 
     @classmethod
     def from_dict(cls, kept: dict[str, Any]) -> Phrase:
-        """What `as_dict` gave."""
+        """The phrase that gave these values by `as_dict`."""
         start, end = kept["span"]
         image_map = np.array(kept["values"], dtype=np.float32).reshape(kept["grid"])
         return cls(kept["text"], (start, end), kept["effect"], image_map, kept.get("verdict") or "ok")
@@ -82,7 +82,7 @@ class Region:
 
     @classmethod
     def from_dict(cls, kept: dict[str, Any]) -> Region:
-        """What `as_dict` gave."""
+        """The region that gave these values by `as_dict`."""
         left, top, right, bottom = kept["box"]
         return cls((left, top, right, bottom), kept["effect"], np.array(kept["values"], dtype=np.float32))
 

@@ -46,8 +46,8 @@ def explain_parts(method: AttributionMethod, batch: PairBatch) -> list[Attributi
     """Explain a batch of pairs, against their foils where they have some, and the phrases and regions asked for.
 
     Args:
-        method: Any.
-        batch: The pairs.
+        method: The method that explains.
+        batch: The pairs, each with what is asked of it.
 
     Raises:
         ValueError: A phrase is not in its text, a region not in its picture, or the method does not explain them.
@@ -131,9 +131,9 @@ def explain_phrases(
     how, that of taking it out too.
 
     Args:
-        method: Any.
-        batch: The pairs.
-        spans: Of each pair the (start, end) characters of its phrases.
+        method: The method that explains.
+        batch: The pairs whose phrases are looked for.
+        spans: The (start, end) characters of the phrases of each pair.
         out: How a phrase is taken out of its text, `targets.PhraseOut`.
 
     Raises:
@@ -159,9 +159,9 @@ def explain_regions(
     """Which words speak about each region of each picture; side by side, as `explain_phrases` does.
 
     Args:
-        method: Any.
-        batch: The pairs.
-        regions: Of each pair its regions, (H, W) bool in the pixels of its picture.
+        method: The method that explains.
+        batch: The pairs whose regions are asked about.
+        regions: The regions of each pair, (H, W) bool in the pixels of its picture.
         out: How a region is taken out of its picture, `targets.RegionOut`.
 
     Raises:

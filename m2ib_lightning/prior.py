@@ -87,8 +87,8 @@ def write_priors(path: str | Path, priors: dict[str, Prior], **about: str) -> No
     """Write priors by name ("image", "text"), whole or not at all.
 
     Args:
-        path: Of the file.
-        priors: What was measured.
+        path: The file that is written.
+        priors: The priors by name.
         about: What they were measured on: model hash, layers, data.
 
     Raises:

@@ -97,7 +97,7 @@ class Against(Difference):
 
     Args:
         foils: One for each pair, or one for all: captions, or pictures or their files for `modality` "image".
-        modality: Of the foils.
+        modality: Whether the foils are captions or pictures.
     """
 
     explained = ("image", "text")
@@ -323,9 +323,9 @@ def cells_of(region: np.ndarray, view: Box, grid: tuple[int, int]) -> np.ndarray
     """(gh, gw) bool, the cells of a map that a region (H, W) covers by half or more; at least the one it covers most.
 
     Args:
-        region: In the pixels of the picture.
+        region: The region, in the pixels of the picture.
         view: What the model saw of the picture, in fractions.
-        grid: (gh, gw).
+        grid: The rows and columns of the map, (gh, gw).
     """
     height, width = region.shape
     box = (view[0] * width, view[1] * height, view[2] * width, view[3] * height)

@@ -41,7 +41,7 @@ class Artefacts(NamedTuple):
         attribution any more. A cell without such neighbours gets 0.
 
         Args:
-            image_map: (gh, gw).
+            image_map: The map whose artefacts are filled, (gh, gw).
 
         Raises:
             ValueError: The map has another shape.

@@ -106,7 +106,7 @@ def attend_fused(
     """The same with one projection to queries, keys and values.
 
     Args:
-        states: (N, L, D).
+        states: What is compared with and mixed, (N, L, D).
         asked: (N, Q, D), the states to make queries of.
         weight: (3 D, D), of queries, keys and values in this order.
         bias: (3 D,) or None.

@@ -43,7 +43,7 @@ def gathered(results: Sequence[Attribution], modality: Modality, keep: float = 0
     its way back. So is what has no bottleneck, of which nothing is known.
 
     Args:
-        results: Of one fit.
+        results: The results of one fit.
         modality: Which maps; special tokens are left out.
         keep: The least share of the clean similarity that must be left through the bottleneck, mean over pairs.
 

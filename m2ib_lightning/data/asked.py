@@ -21,7 +21,7 @@ def ask_all(pairs: Sequence[Pair | BadPair], phrases: Wanted = None) -> list[Pai
     """The pairs, each that does not say what phrases it is asked for asked for these.
 
     Args:
-        pairs: A batch.
+        pairs: The pairs of a batch, bad ones among them.
         phrases: "auto", "words", or phrases, of which each pair is asked for those that its text has; or "truth".
     """
     if phrases is None:

@@ -120,8 +120,8 @@ def named_categories(text: str, words: Mapping[str, Sequence[str]]) -> dict[tupl
     """Which categories a text names, by the (start, end) characters of the word.
 
     Args:
-        text: Any caption.
-        words: Of each category, in the singular or irregular.
+        text: The caption that is searched.
+        words: The words for each category, in the singular or irregular.
 
     Example:
         >>> named_categories("Two dogs and a hot dog", {"dog": ["dog"], "hot dog": ["hot dog"]})

@@ -23,7 +23,7 @@ class Columns(NamedTuple):
 
     Attributes:
         image: A path relative to the table, or the image itself.
-        text: The caption.
+        text: The caption of the pair.
         id: The pair's id; "id" need not exist, ids then are made from the image names.
         boxes: Boxes of what the text names, a list of [left, top, right, bottom] in pixels of the image file, right and
             bottom exclusive; as JSON where cells are text. The default columns of truth need not exist, and cells may
@@ -66,9 +66,9 @@ class Columns(NamedTuple):
         """The pair of a row, with columns as `found` names them.
 
         Args:
-            row: Cells by column.
+            row: The cells by the names of their columns.
             folder: What paths are relative to.
-            place: Of the row, for messages.
+            place: What messages call the row.
 
         Raises:
             ValueError: A cell is of the wrong kind, or a column that must exist does not in this row.
@@ -99,12 +99,12 @@ class CellTruth(NamedTuple):
     """The truth of a row, parsed only where it is wanted.
 
     Attributes:
-        columns: Their names, for messages.
-        boxes: The cell.
-        mask: The cell.
-        spans: The cell.
+        columns: The names of the columns, for messages.
+        boxes: The cell with boxes, as it stands in the table.
+        mask: The cell with the mask, or the path of its file.
+        spans: The cell with spans, as it stands in the table.
         folder: What the mask's path is relative to.
-        place: Of the row, for messages.
+        place: What messages call the row.
     """
 
     columns: Columns

@@ -18,7 +18,7 @@ class SceneReference:
     """A composed scene as a pair, made when its text or image is asked for.
 
     Args:
-        seed: Of the scene.
+        seed: The seed that the scene follows from.
         objects: How many objects it shows.
         named: How many of them its caption names.
         kind: What it is like.
@@ -37,12 +37,12 @@ class SceneReference:
 
     @property
     def image(self) -> Image.Image:
-        """What is shown."""
+        """The picture of the scene."""
         return self.scene.image
 
     @property
     def text(self) -> str:
-        """The caption."""
+        """The caption of the scene."""
         return self.scene.text
 
     @property
@@ -55,8 +55,8 @@ class Scenes(PairSource):
     """Composed scenes, each made when it is asked for. The one of seed 7 has the id "scene-000007".
 
     Args:
-        count: How many.
-        seed: Of the first scene; the next one has the next seed.
+        count: How many scenes there are.
+        seed: The seed of the first scene; the next one has the next seed.
         objects: How many objects each scene shows; by default what the kind has.
         named: How many of them its caption names; by default what the kind has.
         kind: What the scenes are like, see `scene_kinds.Kind`.
@@ -90,7 +90,7 @@ class Scenes(PairSource):
         return self.references()
 
     def count(self) -> int:
-        """How many."""
+        """How many scenes there are."""
         return len(self)
 
     def scene(self, index: int) -> Scene:

@@ -18,8 +18,8 @@ class FirstPairs(PairSource):
     holds stay in memory as the bytes of their files.
 
     Args:
-        source: Of the pairs.
-        most: How many at most.
+        source: Where the pairs come from.
+        most: How many pairs there are at most.
 
     Attributes:
         bad: The pairs that were passed over, with the reason; complete once the pairs were asked for.

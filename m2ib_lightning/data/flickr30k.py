@@ -70,8 +70,8 @@ class EntityTruth(NamedTuple):
     """The truth of a sentence, its boxes read only where they are wanted.
 
     Attributes:
-        file: Of the boxes.
-        phrases: Entity and (start, end) characters of each phrase.
+        file: The file that holds the boxes.
+        phrases: The entity and the (start, end) characters of each phrase.
     """
 
     file: str

@@ -39,9 +39,9 @@ class Placed(NamedTuple):
     """A drawing with its place, which may be beyond the border.
 
     Attributes:
-        drawing: RGBA.
-        left: Column of its first pixel, negative beyond the border.
-        top: Row of the same.
+        drawing: The drawing of the object, RGBA.
+        left: The column of its first pixel, negative beyond the border.
+        top: The row of that pixel.
     """
 
     drawing: Image.Image

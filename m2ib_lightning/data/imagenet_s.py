@@ -25,7 +25,7 @@ class ImageNetS(PairSource):
     place of its tag among the sorted ones, from 1; 0 is another thing and 1000 was left open, which count as not true.
 
     Args:
-        folder: Such as ImageNetS919.
+        folder: The folder of the data set, such as ImageNetS919.
         names: A file with a tag and its names a line, "n01443537 goldfish, Carassius auratus", as ImageNet's
             LOC_synset_mapping.txt; the first name is taken.
         prompt: The caption; the place takes the name.
@@ -67,8 +67,8 @@ class ClassTruth(NamedTuple):
     """The pixels of a class in a picture of class numbers, read only where they are wanted.
 
     Attributes:
-        mask: The file.
-        number: Of the class, from 1.
+        mask: The file with the numbers of classes.
+        number: The number of the class, from 1.
     """
 
     mask: str

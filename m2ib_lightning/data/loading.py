@@ -114,9 +114,9 @@ class ReadPairs:
     """A batch of pairs with what a model reads of them; it is gone through as their list is.
 
     Args:
-        pairs: In order.
-        inputs: Of those that the model can read, None if there are none.
-        bad: The others, by id.
+        pairs: The pairs of the batch, in order.
+        inputs: What the model reads of those that it can read, None if there are none.
+        bad: The other pairs, by their ids.
     """
 
     def __init__(self, pairs: Sequence[Pair | BadPair], inputs: PairBatch | None, bad: dict[str, BadPair]) -> None:
@@ -141,7 +141,7 @@ class Reader:
     """Preprocesses batches of pairs for a model, in whatever process it is called.
 
     Args:
-        backbone: The model.
+        backbone: The model that the pairs are read for.
         record: Whether a pair that the model cannot read is a bad one; else it raises.
         phrases: Asked of every pair, see `ask_all`.
     """

@@ -163,12 +163,12 @@ class GivenPairs(PairSource):
         self.texts *= count // len(self.texts)
 
     def references(self) -> Iterator[PairReference]:
-        """The pairs."""
+        """The pairs, in the order in which they were given."""
         for image, text in zip(self.images, self.texts, strict=True):
             yield PairReference(UNNAMED, image, text)
 
     def count(self) -> int:
-        """How many."""
+        """How many pairs there are."""
         return len(self.images)
 
 

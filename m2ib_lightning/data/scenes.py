@@ -142,7 +142,7 @@ def make_scene(
     size: int = 96,
     kind: Kind = "plain",
 ) -> Scene:
-    """Compose one scene.
+    """Compose one scene from its seed.
 
     Args:
         seed: The same seed and arguments give the same scene.
@@ -216,10 +216,10 @@ def make_caption(
     """A caption in one of many phrasings that names the objects, and the (start, end) characters of each name.
 
     Args:
-        names: Of the objects, as they stand behind an article.
-        rng: Chooses the phrasing.
-        between: Stands before the last name; one of `JOINED` by default.
-        phrasings: With a place for the list of names.
+        names: The names of the objects, as they stand behind an article.
+        rng: The generator that chooses the phrasing.
+        between: What stands before the last name; one of `JOINED` by default.
+        phrasings: The phrasings to choose from, each with a place for the list of names.
     """
     phrase = phrasings[rng.integers(len(phrasings))]
     before, after = phrase.split("{}")

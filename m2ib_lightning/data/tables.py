@@ -66,7 +66,6 @@ def rows_of(path: Path, header: list[str] | None = None) -> Iterator[tuple[int, 
 
     Args:
         path: Its suffix says what separates cells.
-        header: The columns of a file that has no header.
 
     Raises:
         ValueError: A line is malformed, or the file is no UTF-8.

@@ -37,9 +37,9 @@ def check_model(
 
     Args:
         make: Makes the method, with changes of its arguments as keywords.
-        pairs: With their pictures.
-        minutes: No further pairs are begun after them.
-        at_once: Pairs in a batch.
+        pairs: The pairs to measure on, with their pictures.
+        minutes: How long it may take; no further pairs are begun after that.
+        at_once: How many pairs a batch holds.
         tell: Called with how many pairs are done.
     """
     method = make()

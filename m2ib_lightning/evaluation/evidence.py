@@ -326,7 +326,7 @@ def first_shown(maps: Tensor, content: Tensor, steps: int, seed: int) -> Tensor:
     """(s + 1, b, ...) of 0 and 1: the round(n s / steps) highest of n values at step s, equal ones at random.
 
     Args:
-        maps: Values (b, ...).
+        maps: The values that are ranked, (b, ...).
         content: The values that take part, (b, ...) bool; the others are 1 always.
         steps: How many equal steps there are.
         seed: The order of equal values follows from it.

@@ -20,8 +20,8 @@ class Finding(NamedTuple):
     """One thing that was measured.
 
     Attributes:
-        name: What.
-        value: In words.
+        name: What it was that was measured.
+        value: What came out, in words.
         good: Whether it speaks for the model, None where it is only said.
         says: What it means, and the remedy where it is not good.
     """
@@ -38,7 +38,7 @@ class Health:
 
     Attributes:
         about: The model and the machine, by name.
-        errors: Of each tower, see `exactness`.
+        errors: How far each tower is from the library's, see `exactness`.
         results: The attributions of the pairs.
         halves: Of each modality, the correlation of the maps of two halves of the noise, a value a pair.
         nats: (pairs, groups), the share of the map's nats that each of `check.ranked_groups` has.
@@ -46,8 +46,8 @@ class Health:
         words: Of each pair, the correlation of the words' nats and how far the similarity falls without each.
         outlying: Of each picture, the share of its patches with outlying hidden states.
         marked: Of each picture, the share of its nats on them.
-        seconds: For a pair, both maps.
-        gigabytes: Of memory at most: of the GPU if there is one, else of this process.
+        seconds: How long a pair takes, both of its maps together.
+        gigabytes: The most memory that was used, of the GPU if there is one, else of this process.
     """
 
     about: dict[str, Any]
@@ -115,7 +115,7 @@ class Health:
 
     @property
     def conclusion(self) -> str:
-        """One sentence."""
+        """What follows from the findings, in one sentence."""
         bad = [finding.name.lower() for finding in self.findings() if finding.good is False]
         if not bad:
             return "Nothing that was measured speaks against explaining this model with M2IB."

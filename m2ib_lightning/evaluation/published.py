@@ -21,24 +21,24 @@ class PublishedTable:
 
     Attributes:
         title: What is measured on what.
-        paper: Authors, title, where.
+        paper: The paper: its authors, its title and where it is to be found.
         source: Where the published values were read; that none are known, where `published` is empty.
         model: Its hub name; None where it is on no hub.
-        model_note: Size and licence, or how to get it.
+        model_note: How large the model is and its licence, or how to get it.
         data: Hub name of the pairs; None where they are on no hub.
-        data_note: Size and licence.
+        data_note: How large the data is, and its licence.
         get: How a folder for `--data` is made.
         read: Arguments of `PairDataModule` that read the pairs; `{at}` stands for the hub name or the folder.
         pairs: How many there are in the published table, or are usual.
         protocols: How inputs are masked, see `Protocol`; the first is the one that published values are held against.
-        metrics: As of `m2ib compare`.
-        methods: As of `m2ib compare`, by label.
-        published: Of a method's label, the values by the metric's name.
+        metrics: What is measured, as `m2ib compare` takes it.
+        methods: What is compared, by label, as `m2ib compare` takes it.
+        published: The values of each method's label, by the metric's name.
         why: What a reader must know before comparing, a sentence each: also why a value cannot follow.
         teraflop: What a pair costs, all methods and protocols: it takes as long as products of matrices of so many
             10^12 operations. Measured on one core of a CPU, with random weights of the table's model.
         slow: Methods that are left out unless asked for, and are not in `teraflop`.
-        name: Of the file.
+        name: The name of the file.
     """
 
     title: str
@@ -69,7 +69,7 @@ class PublishedTable:
         """What is going to be downloaded and done, and how long it takes, in lines.
 
         Args:
-            pairs: How many.
+            pairs: How many pairs are measured.
             data: The folder that is given, if any.
             model: The model that is given, if any.
         """

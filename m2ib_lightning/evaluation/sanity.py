@@ -27,7 +27,6 @@ class Sanity:
 
     Args:
         method: The method that explains.
-        share: How many of the model's weights are randomised, counted from the top, above 0 and at most 1.
         radius: How far the uniform noise on normalised pixels goes to either side, as Captum's sensitivity has it.
         samples: How many noisy copies of each image are explained.
         seed: The random weights and the noise follow from it.
@@ -79,7 +78,7 @@ class Sanity:
     def cascade(self, batch: PairBatch) -> list[list[Attribution]]:
         """Of each part of `parts`, of each pair: by the model whose weights are random from the top down to that part.
 
-        Cascading randomisation (Adebayo et al., 2018). With share 1 the last is `randomised(batch)`.
+        Cascading randomisation (Adebayo et al., 2018). The last is `randomised(batch)`.
         """
         kept = self._of(batch)
         if "cascade" not in kept:

@@ -28,5 +28,5 @@ class Compression(LossTerm):
     weighed_by_beta = True
 
     def forward(self, tower: Bottlenecked) -> Tensor:
-        """Mean capacity, (B,)."""
+        """The mean capacity of each pair, (B,)."""
         return compression(tower.capacity, tower.open)

@@ -73,14 +73,14 @@ class ContrastiveRelevance(LossTerm):
         self.negatives: dict[str, Tensor] = {}
 
     def prepare(self, embed: Embed) -> None:
-        """Embed the negatives."""
+        """Embed the negatives, once before the first fit."""
         if self.captions:
             self.negatives["image"] = embed("text", self.captions)
         if self.images:
             self.negatives["text"] = embed("image", self.images)
 
     def forward(self, tower: Bottlenecked) -> Tensor:
-        """InfoNCE, (B,)."""
+        """The InfoNCE bound of each pair, (B,)."""
         if tower.modality not in self.negatives:
             return tower.lambda_.new_zeros(len(tower.lambda_))
         negatives = self.negatives[tower.modality].to(tower.other.device)

@@ -37,7 +37,7 @@ class TotalVariation(LossTerm):
     name = "total_variation"
 
     def forward(self, tower: Bottlenecked) -> Tensor:
-        """Raggedness, (B,).
+        """How ragged the mask of each pair is, (B,).
 
         Raises:
             ValueError: The images of the batch have different grids.

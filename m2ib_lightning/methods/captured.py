@@ -170,7 +170,7 @@ def pad_texts(batch: PairBatch, longest: int) -> PairBatch:
     """The batch with its texts padded to a multiple of `TEXT_MULTIPLE` tokens; no result depends on it.
 
     Args:
-        batch: The pairs.
+        batch: The pairs whose texts are padded.
         longest: The most tokens that the tower reads.
     """
     length = batch.input_ids.shape[1]

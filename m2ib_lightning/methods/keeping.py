@@ -35,7 +35,7 @@ def least(clean: Tensor, keep: float) -> Tensor:
 
     Args:
         clean: Similarities of any shape.
-        keep: In (0, 1].
+        keep: The share that must be left, in (0, 1].
 
     Example:
         >>> least(torch.tensor([0.5, -0.1, 0.0]), 0.9)
@@ -90,7 +90,7 @@ def compress_until(look: Callable[[Tensor], Held], alpha: Tensor, wanted: Tensor
     even with open masks, the one that leaves most.
 
     Args:
-        look: What masks leave.
+        look: Says what masks of such logits leave.
         alpha: (B, L, D) mask logits that were fitted.
         wanted: (B,) similarity that must be left.
     """

@@ -66,7 +66,7 @@ class M2IB(AttributionMethod):
         text_layer: The same of the text; "embeddings" by default with a measured prior, since EOS reads the words in
             the first blocks, and 3/4 of the depth with the unit prior.
         image_beta: Weight of compression against relevance for the image, >= 0.
-        text_beta: The same for the text.
+        text_beta: Weight of compression against relevance for the text, >= 0.
         keep: Instead of betas, the share of a pair's clean similarity that is to be left through each bottleneck, in
             (0, 1]: each pair is compressed as far as that allows. The beta of each step stands in the history as
             "image/beta" and "text/beta". A similarity below 0 may fall by (1 - keep) of its size.

@@ -60,13 +60,13 @@ class MaskFit(nn.Module):
     The part of each tower before its bottleneck and the clean embeddings are computed once, here.
 
     Args:
-        backbone: Frozen.
-        batch: The pairs. Where it has targets, only the towers that they name are fitted.
+        backbone: The frozen model that is explained.
+        batch: The pairs that are fitted. Where it has targets, only the towers that they name are fitted.
         towers: The towers to explain, and how.
-        loss_terms: What is minimised.
-        noise: Shared by all batches.
-        tolerance: Of the convergence of a pair, see `Stopping`.
-        patience: The same.
+        loss_terms: The terms whose weighted sum is minimised.
+        noise: The bank of noise that all batches share.
+        tolerance: How little the loss may fall before a pair has converged, see `Stopping`.
+        patience: How many such steps a pair is given.
         noise_chunk: Noise samples computed at once, or None for what keeps the device busy. Changes no result.
         keep: Share of the clean similarity that is to be left; the beta of a tower is then what a pair starts from.
 
@@ -108,7 +108,7 @@ class MaskFit(nn.Module):
 
     @property
     def backbone(self) -> Backbone:
-        """The frozen model."""
+        """The frozen model that is explained."""
         return self._backbone[0]
 
     def _run_clean(self, modality: Modality) -> None:
@@ -150,7 +150,7 @@ class MaskFit(nn.Module):
         """Make one optimisation step of the masks of every pair that still runs.
 
         Args:
-            optimizer: Of the masks of this fit, and perhaps of others, whose gradients must be None.
+            optimizer: The optimiser of the masks of this fit, and perhaps of others, whose gradients must be None.
             backward: What is called with the loss of each chunk of noise, such as `LightningModule.manual_backward`,
                 which then sees to the scale that float16 needs; `Tensor.backward` by default.
 
@@ -375,7 +375,7 @@ class MaskFit(nn.Module):
         """Per pair (gh, gw) or (L,) nats, each token's capacity summed over channels; None if not explained.
 
         Args:
-            modality: Whose maps.
+            modality: The tower whose maps are asked for.
             held: Other masks than those that are fitted.
         """
         if modality not in self.towers:

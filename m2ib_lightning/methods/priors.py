@@ -50,7 +50,7 @@ def measure_over(
     """Mean and standard deviation of each channel of a model's hidden states over data.
 
     Args:
-        backbone: The model.
+        backbone: The model whose states are measured.
         batches: The data, as `backbone.preprocess` gives it.
         layers: The layer of each tower to measure.
 
@@ -68,7 +68,7 @@ def find_priors(backbone: Backbone, prior: str, layers: Mapping[Modality, Layer]
     """The priors that an argument names.
 
     Args:
-        backbone: The model.
+        backbone: The model that is explained.
         prior: "unit", "measured" (over scenes; kept in the user's cache by the model's hash) or a file of priors.
         layers: The layer of each tower.
 

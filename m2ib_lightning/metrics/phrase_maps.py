@@ -14,8 +14,8 @@ def phrase_pointing(maps: Tensor, truths: Tensor) -> Tensor:
     """Share of the phrases whose highest patch touches what they name; of several equal ones, the share that does.
 
     Args:
-        maps: (P, H, W), the pixels of a patch alike.
-        truths: (P, H, W) bool.
+        maps: The maps of P phrases, the pixels of a patch alike, (P, H, W).
+        truths: What each of them names, (P, H, W) bool.
 
     Returns:
         () in 0..1.
@@ -65,7 +65,7 @@ def region_words(maps: Tensor, truths: Tensor, content: Tensor) -> Tensor:
 
     Args:
         maps: (R, L), the values of tokens for each region.
-        truths: (R, L) bool.
+        truths: The tokens that name what is there, (R, L) bool.
         content: (L,) bool, false for special tokens.
 
     Returns:

@@ -51,7 +51,7 @@ def token_mass_accuracy(saliency: Tensor, truth: Tensor, content: Tensor) -> Ten
 
     Args:
         saliency: The maps, (..., L).
-        truth: (..., L) bool.
+        truth: The tokens that should be found, (..., L) bool.
         content: (..., L) bool, false for special tokens.
 
     Returns:

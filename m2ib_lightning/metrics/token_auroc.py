@@ -14,8 +14,8 @@ def token_auroc(saliency: Tensor, truth: Tensor, content: Tensor) -> Tensor:
     The area under the ROC curve, as the Mann-Whitney statistic, over content tokens.
 
     Args:
-        saliency: (..., L).
-        truth: (..., L) bool.
+        saliency: The maps, (..., L).
+        truth: The tokens that should be found, (..., L) bool.
         content: (..., L) bool, false for special tokens, which are left out.
 
     Returns:

@@ -58,8 +58,8 @@ def save_grid_picture(calibration: Calibration, path: str | Path) -> None:
     """Write a panel for each tower: what each layer and beta is worth as a colour, both numbers in its cell.
 
     Args:
-        calibration: What to show.
-        path: Of the picture; its ending says its kind.
+        calibration: The calibration that is shown.
+        path: The file that is written; its ending says its kind.
 
     Raises:
         OSError: The file cannot be written.

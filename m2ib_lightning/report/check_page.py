@@ -28,7 +28,7 @@ def save_check_page(health: Health, path: Path, pairs: Sequence[Pair]) -> None:
     """Write one HTML page that loads nothing: findings, the calibration curve, examples, and the text to paste.
 
     Args:
-        health: What was measured.
+        health: What was measured of the model.
         path: Where the page is written.
         pairs: The first of those that were explained, to be shown.
     """

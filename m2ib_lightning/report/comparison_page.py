@@ -81,7 +81,6 @@ def make_examples(comparison: Comparison, pairs: Sequence[Pair], side: int = 192
     Args:
         comparison: What was found; its folder holds a store for each method.
         pairs: Some of the pairs that were compared.
-        side: Width and height of the pictures in pixels.
     """
     stores = {m: AttributionStore(comparison.folder / m / "attributions") for m in comparison.methods}
     return [example_of(pair, {method: store[pair.id] for method, store in stores.items()}, side) for pair in pairs]
@@ -117,7 +116,7 @@ def save_comparison_page(
         caption: Says what was compared: model, data, protocol.
         examples: Pairs to show, see `make_examples`.
         above: HTML that stands before the first table.
-        title: Of the page.
+        title: What the page is called.
     """
     curves = _curves(comparison, against)
     parts = [

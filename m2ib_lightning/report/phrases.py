@@ -41,7 +41,7 @@ def coloured_regions(
     """The picture in grey with the region of each phrase in its colour; RGB and of the same size.
 
     Args:
-        a: With `phrases`.
+        a: A result that has `phrases`.
         image: The picture that was explained, or one of the same proportions.
         phrases: Those of them that are drawn; all by default.
         style: "smooth" or "patch", as in `Attribution.heatmap`.

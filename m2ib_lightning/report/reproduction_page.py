@@ -26,8 +26,8 @@ class Cell(NamedTuple):
     """One value beside the published one.
 
     Attributes:
-        method: The label.
-        metric: What was measured.
+        method: The label of the method.
+        metric: The metric that was measured.
         protocol: How inputs were masked.
         ours: Over the pairs, None where the method was not run.
         published: As printed, None where it is not known.
@@ -52,7 +52,7 @@ def cells(table: PublishedTable, found: Mapping[str, Comparison]) -> list[Cell]:
     """Every method and metric under every protocol; a published value stands under the first protocol.
 
     Args:
-        table: What was published.
+        table: The table as it was published.
         found: What was measured, by protocol.
     """
     made = []
@@ -88,14 +88,14 @@ def save_reproduction_page(
     examples: Sequence[Example],
     passed_over: Sequence[str] = (),
 ) -> None:
-    """Write the page.
+    """Write the page of a table that was measured again.
 
     Args:
-        table: What was published.
+        table: The table as it was published.
         found: What was measured, by protocol; the last one is shown whole.
         path: Where the page is written.
         caption: Says what was measured: model, pairs and their hashes.
-        examples: Pairs to show.
+        examples: The pairs that are shown at the end.
         passed_over: Why pairs were left out, a line each.
     """
     first = f"<p>{html.escape(table.paper)}. {html.escape(table.source)}</p>"

@@ -32,7 +32,7 @@ class Provenance(NamedTuple):
         model: Name of the backbone.
         weights: Hash of its weights.
         configuration: Everything else that changes results.
-        version: Of this package.
+        version: The version of this package that made them.
     """
 
     model: str
@@ -77,10 +77,10 @@ def unwritten(path: Path, what: str, then: str, problem: OSError) -> StoreError:
     """What to say of a file that cannot be written.
 
     Args:
-        path: Of the file.
-        what: It is.
+        path: The file that cannot be written.
+        what: What it would be, such as "a part".
         then: What goes on when there is room.
-        problem: Why.
+        problem: Why it cannot be written.
     """
     if problem.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreError(f"Expected room for {what} in {path.parent} but the disk is full. Remedy: make room; {then}.")

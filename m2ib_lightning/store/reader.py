@@ -70,7 +70,7 @@ class AttributionStore:
         Args:
             results: One row each; an id that is there already is not looked for.
             provenance: What they were made with; by default as the first one's settings say.
-            precision: Of the maps.
+            precision: The precision that maps are stored in.
 
         Returns:
             Its path.

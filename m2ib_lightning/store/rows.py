@@ -95,12 +95,12 @@ def to_table(
     precision: Precision = "float32",
     fingerprints: Mapping[str, str] | None = None,
 ) -> pa.Table:
-    """Results as rows.
+    """The rows of results, as a table of Arrow.
 
     Args:
-        results: One row each.
-        precision: Of the maps.
-        fingerprints: Of the images that they were made from, by the pair's id; see `Pair.fingerprint`.
+        results: The results, each of which becomes a row.
+        precision: The precision that maps are stored in.
+        fingerprints: The fingerprints of the images that they were made from, by the pair's id; see `Pair.fingerprint`.
     """
     import pyarrow as pa
 

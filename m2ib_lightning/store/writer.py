@@ -25,10 +25,10 @@ class PartWriter:
     512.
 
     Args:
-        store: Where to.
+        store: The store that parts are appended to.
         provenance: What the results are made with.
-        rank: Of this process.
-        precision: Of the maps.
+        rank: The rank of this process.
+        precision: The precision that maps are stored in.
         pairs: A part is written when so many are there.
         seconds: Or when the last part was begun so long ago.
     """
@@ -56,8 +56,8 @@ class PartWriter:
         """Take results; begin to write a part if it is time to.
 
         Args:
-            results: In any order.
-            fingerprints: Of their images, by the pair's id.
+            results: The results, in any order.
+            fingerprints: The fingerprints of their images, by the pair's id.
 
         Raises:
             StoreError: The part before could not be written. The results wait for the next try.

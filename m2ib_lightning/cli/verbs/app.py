@@ -22,7 +22,7 @@ class ModelOfConfig(ActionConfigFile):
     """Reads a run's configuration and takes its `model` alone."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        """Apply it."""
+        """Apply the model of the file."""
         if Path(values).is_file():
             given = yaml.safe_load(Path(values).read_text("utf-8")) or {}
             values = yaml.safe_dump({key: value for key, value in given.items() if key == "model"})
