@@ -61,7 +61,7 @@ class Table(PairSource):
         return sum(1 for _ in rows)
 
 
-def rows_of(path: Path, header: list[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+def rows_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Each row of a table as its line, from 1 (the last one if it has several), and its cells by column.
 
     Args:
@@ -73,16 +73,16 @@ def rows_of(path: Path, header: list[str] | None = None) -> Iterator[tuple[int, 
     separator = TABLES[path.suffix.lower()]
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from _csv_rows(path, file, separator, header) if separator else _json_rows(path, file)
+            yield from _csv_rows(path, file, separator) if separator else _json_rows(path, file)
     except UnicodeDecodeError as problem:
         raise ValueError(f"Expected text in UTF-8 but got {problem} in {path}. Remedy: save it as UTF-8.") from problem
 
 
-def _csv_rows(path: Path, file: Any, separator: str, header: list[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv_rows(path: Path, file: Any, separator: str) -> Iterator[tuple[int, dict[str, Any]]]:
     csv.field_size_limit(LARGEST_CELL)  # by default a caption beyond 131,072 characters ends the whole table
     reader = csv.reader(file, delimiter=separator, strict=True)
     try:
-        columns = header or next((row for row in reader if row), [])
+        columns = next((row for row in reader if row), [])
         for row in reader:
             if len(row) > len(columns):
                 raise csv.Error("more cells than columns")

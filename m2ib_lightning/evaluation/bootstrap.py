@@ -26,8 +26,8 @@ class Interval(NamedTuple):
     pairs: int
 
 
-def interval(values: ArrayLike, resamples: int = 2000, seed: int = 0, level: float = 0.95) -> Interval:
-    """The mean of values, one per pair, with its bootstrap interval; nan values are left out.
+def interval(values: ArrayLike, resamples: int = 2000, seed: int = 0) -> Interval:
+    """The mean of values, one per pair, with its 95 % bootstrap interval; nan values are left out.
 
     >>> interval([1.0, 1.0, float("nan")])
     Interval(mean=1.0, low=1.0, high=1.0, pairs=2)
@@ -37,8 +37,7 @@ def interval(values: ArrayLike, resamples: int = 2000, seed: int = 0, level: flo
         return Interval(float("nan"), float("nan"), float("nan"), 0)
     rng = np.random.default_rng(seed)
     means = known[rng.integers(0, len(known), (resamples, len(known)))].mean(1)
-    tail = 50 * (1 - level)
-    low, high = np.percentile(means, (tail, 100 - tail))
+    low, high = np.percentile(means, (2.5, 97.5))
     return Interval(float(known.mean()), float(low), float(high), len(known))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable
 
 import torch
 
@@ -32,47 +33,35 @@ class Sanity:
         seed: The random weights and the noise follow from it.
     """
 
-    def __init__(
-        self, method: AttributionMethod, share: float = 1.0, radius: float = 0.02, samples: int = 3, seed: int = 0
-    ) -> None:
-        self.method, self.share, self.radius, self.samples, self.seed = method, share, radius, samples, seed
+    def __init__(self, method: AttributionMethod, radius: float = 0.02, samples: int = 3, seed: int = 0) -> None:
+        self.method, self.radius, self.samples, self.seed = method, radius, samples, seed
         self._twin: AttributionMethod | None = None
         self._kept: tuple[PairBatch | None, dict[str, list[list[Attribution]]]] = (None, {})
 
     def randomised(self, batch: PairBatch) -> list[Attribution]:
         """What the method says of each pair about a model with random weights."""
-        kept = self._of(batch)
-        if "randomised" not in kept:
-            kept["randomised"] = [self.twin().attribute(batch)]
-        return kept["randomised"][0]
+        return self._once("randomised", batch, lambda: [self.twin().attribute(batch)])[0]
 
     def nonsense(self, batch: PairBatch) -> list[Attribution]:
         """What the method says of each picture beside a nonsense text."""
-        kept = self._of(batch)
-        if "nonsense" not in kept:
-            pairs = [Pair(pair.id, pair.image, NONSENSE, pair.source) for pair in batch.pairs]
-            kept["nonsense"] = [self.method.attribute(self.method.prepare().preprocess_pairs(pairs))]
-        return kept["nonsense"][0]
+        pairs = [Pair(pair.id, pair.image, NONSENSE, pair.source) for pair in batch.pairs]
+        backbone = self.method.prepare()
+        return self._once("nonsense", batch, lambda: [self.method.attribute(backbone.preprocess_pairs(pairs))])[0]
 
     def noisy(self, batch: PairBatch) -> list[list[Attribution]]:
         """Of each noisy copy of the images, of each pair; all pairs get the same noise."""
-        kept = self._of(batch)
-        if "noisy" not in kept:
-            generator = torch.Generator().manual_seed(self.seed)
-            shape = batch.pixel_values.shape[1:]
-            noise = (2 * torch.rand(self.samples, 1, *shape, generator=generator) - 1) * self.radius
-            kept["noisy"] = [
-                self.method.attribute(batch._replace(pixel_values=batch.pixel_values + some.to(batch.pixel_values)))
-                for some in noise
-            ]
-        return kept["noisy"]
+        return self._once("noisy", batch, lambda: [self.method.attribute(some) for some in self._with_noise(batch)])
+
+    def _with_noise(self, batch: PairBatch) -> list[PairBatch]:
+        generator, shape = torch.Generator().manual_seed(self.seed), batch.pixel_values.shape[1:]
+        noise = (2 * torch.rand(self.samples, 1, *shape, generator=generator) - 1) * self.radius
+        return [batch._replace(pixel_values=batch.pixel_values + some.to(batch.pixel_values)) for some in noise]
 
     def twin(self) -> AttributionMethod:
         """The same method on a model with random weights; made once."""
         if self._twin is None:
             self._twin = copy.deepcopy(self.method)
-            backbone = self._twin.prepare()
-            randomise(backbone, self.share, self.seed)
+            randomise(self._twin.prepare(), self.seed)
         return self._twin
 
     def cascade(self, batch: PairBatch) -> list[list[Attribution]]:
@@ -80,20 +69,25 @@ class Sanity:
 
         Cascading randomisation (Adebayo et al., 2018). The last is `randomised(batch)`.
         """
-        kept = self._of(batch)
-        if "cascade" not in kept:
-            backbone = self.method.prepare()
-            kept["cascade"] = []
-            for count in range(1, len(parts(backbone)) + 1):
-                twin = copy.deepcopy(self.method)
-                randomise_from_top(twin.prepare(), count, self.seed)
-                kept["cascade"].append(twin.attribute(batch))
-        return kept["cascade"]
+        count = len(parts(self.method.prepare()))
+        return self._once("cascade", batch, lambda: [self._down_to(i + 1).attribute(batch) for i in range(count)])
 
-    def _of(self, batch: PairBatch) -> dict[str, list[list[Attribution]]]:
+    def _down_to(self, count: int) -> AttributionMethod:
+        """The method on a model of which so many parts are random, from the top."""
+        twin = copy.deepcopy(self.method)
+        randomise_from_top(twin.prepare(), count, self.seed)
+        return twin
+
+    def _once(
+        self, name: str, batch: PairBatch, made: Callable[[], list[list[Attribution]]]
+    ) -> list[list[Attribution]]:
+        """What was made of the last batch under a name, made where it was not yet."""
         if self._kept[0] is not batch:
             self._kept = (batch, {})
-        return self._kept[1]
+        kept = self._kept[1]
+        if name not in kept:
+            kept[name] = made()
+        return kept[name]
 
 
 def parts(backbone: Backbone) -> dict[str, list[str]]:
@@ -122,7 +116,7 @@ def parts(backbone: Backbone) -> dict[str, list[str]]:
 def randomise_from_top(backbone: Backbone, count: int, seed: int = 0) -> None:
     """Give the first `count` of `parts` the weights that `randomise` gives them; the others stay."""
     random = copy.deepcopy(backbone)
-    randomise(random, seed=seed)
+    randomise(random, seed)
     weights, others = dict(backbone.model.named_parameters()), dict(random.model.named_parameters())
     for names in list(parts(backbone).values())[:count]:
         for name in names:
@@ -131,14 +125,14 @@ def randomise_from_top(backbone: Backbone, count: int, seed: int = 0) -> None:
 
 
 @torch.no_grad()
-def randomise(backbone: Backbone, share: float = 1.0, seed: int = 0) -> None:
-    """Shuffle the elements within each weight, from the last to the first, of `share` of the model's weights.
+def randomise(backbone: Backbone, seed: int = 0) -> None:
+    """Shuffle the elements within each of the model's weights, from the last to the first.
 
     Shuffling keeps every weight's distribution, so that a random model computes with numbers of the same size.
     """
     generator = torch.Generator().manual_seed(seed)
     weights = [p for p in backbone.model.parameters() if p.ndim > 1]
-    for weight in reversed(weights[len(weights) - round(share * len(weights)) :]):
+    for weight in reversed(weights):
         order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
         weight.copy_(weight.flatten()[order].view_as(weight))
     # The hash of the weights is kept once it is computed.

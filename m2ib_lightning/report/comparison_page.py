@@ -53,6 +53,9 @@ figcaption{font-size:12px;color:#444;overflow-wrap:anywhere}img.wide{max-width:1
 CURVES = {"insertion": ("inserted", "higher"), "deletion": ("deleted", "lower")}
 """Of each kind of curve, what is done to the input along it, and which area under it is better."""
 
+SIDE = 192
+"""Width and height of the example pictures, in pixels."""
+
 APART = (
     "Apart: a control (random, centre or uniform), which knows nothing of the pair, is at the top of these. "
     "They rank nothing here, and are shown to be seen."
@@ -75,7 +78,7 @@ class Example(NamedTuple):
     words: dict[str, str]
 
 
-def make_examples(comparison: Comparison, pairs: Sequence[Pair], side: int = 192) -> list[Example]:
+def make_examples(comparison: Comparison, pairs: Sequence[Pair]) -> list[Example]:
     """Pairs with what the stores of a comparison hold of them.
 
     Args:
@@ -83,12 +86,12 @@ def make_examples(comparison: Comparison, pairs: Sequence[Pair], side: int = 192
         pairs: Some of the pairs that were compared.
     """
     stores = {m: AttributionStore(comparison.folder / m / "attributions") for m in comparison.methods}
-    return [example_of(pair, {method: store[pair.id] for method, store in stores.items()}, side) for pair in pairs]
+    return [example_of(pair, {method: store[pair.id] for method, store in stores.items()}) for pair in pairs]
 
 
-def example_of(pair: Pair, found: Mapping[str, Attribution], side: int = 192) -> Example:
+def example_of(pair: Pair, found: Mapping[str, Attribution]) -> Example:
     """A pair with what is said of it, by label."""
-    picture = pair.image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+    picture = pair.image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     words = {
         label: ", ".join(f"{word} {value:.2g}" for word, value in sorted(a.words(), key=lambda of: -of[1])[:2])
         for label, a in found.items()
