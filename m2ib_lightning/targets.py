@@ -108,7 +108,7 @@ class Against(Difference):
     def without(self, backbone: Backbone, batch: PairBatch) -> Tensor:
         """Embeddings of the foils."""
         found = embed_alone(backbone, self.changed, self.foils)
-        return found.expand(len(batch.pixel_values), -1) if len(found) == 1 else found
+        return repeat(found, "1 e -> b e", b=len(batch.pixel_values)) if len(found) == 1 else found
 
 
 class WithoutPhrase(Difference):
@@ -142,7 +142,7 @@ class WithoutPhrase(Difference):
             for row, (span, spans) in enumerate(zip(self.spans, batch.spans, strict=True)):
                 out[row, covered(spans, span)] = True
             states = torch.where(rearrange(out, "b l -> b l 1"), prior.mean, hidden.states)
-            return backbone.text.suffix(rearrange(states, "b l d -> 1 b l d"), hidden, "embeddings")[0]
+            return backbone.text.finish(hidden._replace(states=states), "embeddings")
 
 
 class AgainstAlike(Target):
@@ -230,7 +230,7 @@ class WithoutRegion(Difference):
                 cells = torch.from_numpy(cells_of(region, batch.views[row], grid).ravel())
                 content = (~hidden.special[row]).nonzero()[:, 0]
                 states[row, content[cells.to(content.device)]] = prior.mean
-            return backbone.image.suffix(rearrange(states, "b l d -> 1 b l d"), hidden, layer)[0]
+            return backbone.image.finish(hidden._replace(states=states), layer)
 
 
 def words_of(row: int, span: Span, batch: PairBatch) -> list[tuple[int, Span]]:

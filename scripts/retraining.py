@@ -94,7 +94,7 @@ def embed(backbone: Backbone, modality: Modality, batch: PairBatch) -> Tensor:
     """(B, E) of length 1, with a gradient for the weights."""
     tower = backbone.tower(modality)
     hidden = tower.prefix(batch, "embeddings")
-    return F.normalize(tower.suffix(hidden.states[None], hidden, "embeddings")[0].float(), dim=-1)
+    return F.normalize(tower.finish(hidden, "embeddings").float(), dim=-1)
 
 
 def tuned(

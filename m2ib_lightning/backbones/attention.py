@@ -163,7 +163,7 @@ def _attend_once(
         asked = asked * (q.shape[-1] ** -0.5 if scale is None else scale)
         logits = einsum(asked, x, "n heads width, n l width -> n heads l")
         if mask is not None:
-            logits = logits.masked_fill(~mask.squeeze(2), -torch.inf)
+            logits = logits.masked_fill(~rearrange(mask, "n heads 1 l -> n heads l"), -torch.inf)
         weights = logits.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
         seen = einsum(weights, x, "n heads l, n l width -> n heads width")
         mixed = einsum(seen, to_values, "n heads width, heads d width -> n heads d")

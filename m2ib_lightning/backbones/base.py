@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 
@@ -54,6 +55,10 @@ class Tower(ABC):
         Returns:
             (K, B, E), not normalised.
         """
+
+    def finish(self, hidden: HiddenStates, layer: Layer) -> Tensor:
+        """Embeddings (B, E) of the hidden states after block `layer` as they are, not normalised."""
+        return rearrange(self.suffix(rearrange(hidden.states, "b l d -> 1 b l d"), hidden, layer), "1 b e -> b e")
 
     @abstractmethod
     def grid(self, batch: PairBatch) -> tuple[int, int] | None:
@@ -149,7 +154,7 @@ class Backbone(nn.Module, ABC):
         """Clean embeddings (B, E), not normalised; no gradient."""
         with torch.no_grad():
             hidden = self.tower(modality).prefix(batch, "embeddings")
-            return self.tower(modality).suffix(hidden.states[None], hidden, "embeddings")[0]
+            return self.tower(modality).finish(hidden, "embeddings")
 
     def describe(self) -> dict[str, Any]:
         """What was inferred about the model, as plain values for printing or JSON.

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from einops import rearrange
 from PIL import Image
 
 from m2ib_lightning.backbones.base import Backbone, check_texts, unnamed_pairs
@@ -76,7 +77,7 @@ class OpenClipBackbone(Backbone):
         if self.text.reads_padding:
             lengths[:] = ids.shape[1]
         ids = ids[:, : int(lengths.max())]
-        mask = torch.arange(ids.shape[1]) < lengths[:, None]
+        mask = torch.arange(ids.shape[1]) < rearrange(lengths, "b -> b 1")
         spans, tokens = [], []
         for text, row, length, count in zip(texts, ids.tolist(), lengths.tolist(), counts, strict=True):
             pieces = [self._piece(i) if place < count else "" for place, i in enumerate(row[:length])]

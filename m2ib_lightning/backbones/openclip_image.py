@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from m2ib_lightning.backbones.attention import attend_fused
@@ -160,7 +161,7 @@ class TimmImageTower(TransformerTower):
     def head(self, states: Tensor, valid: Tensor) -> Tensor:
         """(N, D), a sequence of CLS alone, or (N, L, D) to (N, E)."""
         trunk = self.visual.trunk
-        states = states[:, None] if states.ndim == 2 else states
+        states = rearrange(states, "n d -> n 1 d") if states.ndim == 2 else states
         return self.visual.head(trunk.forward_head(trunk.norm(states)))
 
     def grid(self, batch: PairBatch) -> tuple[int, int]:

@@ -125,7 +125,7 @@ class OpenClipBertTower(BertTextTower):
             total = einsum(states, valid.to(states), "n l d, n l -> n d")
             states = total / reduce(valid.to(states), "n l -> n 1", "sum")
         elif self.pooler == "ClsPooler" and self.bert.pooler is not None:
-            states = self.bert.pooler(states[:, None])
+            states = self.bert.pooler(rearrange(states, "n d -> n 1 d"))
         return self.projection(states)
 
 

@@ -44,7 +44,7 @@ class NaFlexImageTower(TransformerTower):
         ]
         device = batch.pixel_values.device
         counts = torch.tensor([len(p) for p in patches], device=device)
-        valid = torch.arange(int(counts.max()), device=device) < counts[:, None]
+        valid = torch.arange(int(counts.max()), device=device) < rearrange(counts, "b -> b 1")
         states = self.vision.embeddings(pad_sequence(patches, batch_first=True), torch.tensor(grids))
         return HiddenStates(states, valid, ~valid, None)
 

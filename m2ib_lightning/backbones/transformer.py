@@ -149,11 +149,12 @@ class TransformerTower(Tower):
         """The last block for the token `read` (N,) of each sequence, (N, L, D) to (N, D)."""
         rows = torch.arange(len(states), device=states.device)
         if self.causal:
-            seen = torch.arange(states.shape[1], device=states.device) <= read[:, None]
+            seen = torch.arange(states.shape[1], device=states.device) <= rearrange(read, "n -> n 1")
             mask = rearrange(seen, "n l -> n 1 1 l")
         elif mask is not None and mask.shape[2] > 1:
-            mask = mask[rows, :, read][:, :, None]
-        return self.blocks[-1](states[rows, read][:, None], states, mask, False)[:, 0]
+            mask = rearrange(mask[rows, :, read], "n heads l -> n heads 1 l")
+        asked = rearrange(states[rows, read], "n d -> n 1 d")
+        return rearrange(self.blocks[-1](asked, states, mask, False), "n 1 d -> n d")
 
 
 def _after(layer: Layer) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -76,8 +77,7 @@ def exactness(backbone: Backbone, modality: Modality, batch: PairBatch) -> float
     tower, errors = backbone.tower(modality), []
     with torch.no_grad():
         for layer in ("embeddings", *range(tower.depth - 1)):
-            hidden = tower.prefix(batch, layer)
-            ours = tower.suffix(hidden.states[None], hidden, layer)[0]
+            ours = tower.finish(tower.prefix(batch, layer), layer)
             errors.append(float((ours - theirs).abs().max() / theirs.abs().max()))
     return max(errors)
 
@@ -114,7 +114,7 @@ def _add(health: Health, backbone: Backbone, batch: PairBatch, results: list[Att
         shown = np.ones((len(groups), a.image_map.size), dtype=np.float32)
         for hidden, group in zip(shown, groups, strict=True):
             hidden[group] = 0
-        masks = torch.from_numpy(shown).reshape(len(groups), 1, *a.image_map.shape)
+        masks = rearrange(torch.from_numpy(shown), "k (gh gw) -> k 1 gh gw", gh=len(a.image_map))
         health.nats.append(np.array([a.image_map.flat[group].sum() / total for group in groups], dtype=np.float32))
         health.falls.append(_falls(one, masks))
         health.outlying.append(float(artefacts.outlying.mean()))

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from einops import rearrange, reduce
+from einops import rearrange, reduce, repeat
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
@@ -297,7 +297,8 @@ def spread(attribution: Attribution, size: tuple[int, ...]) -> Tensor:
     cells = torch.from_numpy(np.asarray(attribution.image_map))
     height, width = size
     left, top, right, bottom = (round(v * n) for v, n in zip(attribution.view, (width, height) * 2, strict=True))
-    seen = F.interpolate(cells[None, None], (max(1, bottom - top), max(1, right - left)), mode="bilinear")[0, 0]
+    shown = (max(1, bottom - top), max(1, right - left))
+    seen = rearrange(F.interpolate(rearrange(cells, "gh gw -> 1 1 gh gw"), shown, mode="bilinear"), "1 1 h w -> h w")
     whole = torch.full((height, width), min(0.0, float(cells.min())))
     inside = seen[max(0, -top) : height - top, max(0, -left) : width - left]
     whole[max(0, top) : max(0, top) + inside.shape[0], max(0, left) : max(0, left) + inside.shape[1]] = inside
@@ -347,7 +348,7 @@ def blurred(pixels: Tensor) -> Tensor:
     side, sigma = BLUR
     offsets = torch.arange(side, device=pixels.device, dtype=torch.float64) - side // 2
     kernel = (-(offsets**2) / (2 * sigma**2)).exp()
-    kernel = (kernel / kernel.sum()).to(pixels.dtype).expand(pixels.shape[1], 1, 1, side)
+    kernel = repeat((kernel / kernel.sum()).to(pixels.dtype), "w -> c 1 1 w", c=pixels.shape[1])
     padded = F.pad(pixels, (side // 2,) * 4, mode="reflect")
     rows = F.conv2d(padded, kernel, groups=pixels.shape[1])
-    return F.conv2d(rows, kernel.transpose(2, 3), groups=pixels.shape[1])
+    return F.conv2d(rows, rearrange(kernel, "c 1 1 w -> c 1 w 1"), groups=pixels.shape[1])

@@ -13,6 +13,7 @@ pytorch-grad-cam:
 from __future__ import annotations
 
 import torch
+from einops import repeat
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,7 +25,7 @@ def first_rows(maps: Tensor) -> Tensor:
     """Maps (B, H, W), each brought to 0..1 and with its first row in place of all; 0 where a map is constant."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     scaled = (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
-    return scaled[:, :1].expand_as(maps)
+    return repeat(scaled[:, 0], "b w -> b h w", h=maps.shape[1])
 
 
 @torch.no_grad()
@@ -68,5 +69,5 @@ def _cosine(objective: Objective, batch: PairBatch, index: int) -> Tensor:
     if not batch.input_ids.numel():
         return objective.clean.new_full((), torch.nan)
     hidden = objective.tower.prefix(batch, "embeddings")
-    embedding = objective.tower.suffix(hidden.states[None], hidden, "embeddings")[0, 0].float()
-    return F.cosine_similarity(embedding, objective.target[index], dim=-1)
+    embedding = objective.tower.finish(hidden, "embeddings").float()
+    return F.cosine_similarity(embedding[0], objective.target[index], dim=-1)

@@ -116,7 +116,7 @@ class MaskFit(nn.Module):
         layer = self.towers[modality].layer if modality in self.towers else "embeddings"
         once, rows = self.batch.distinct()
         hidden = tower.prefix(once, layer)
-        clean = tower.suffix(rearrange(hidden.states, "b l d -> 1 b l d"), hidden, layer)[0].float()
+        clean = tower.finish(hidden, layer).float()
         self.hidden[modality], self.clean[modality] = hidden.keep(rows), clean[rows]
         self.grids[modality] = tower.grids(self.batch)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from einops import rearrange
 from torch import Tensor
 
 from m2ib_lightning.metrics.base import PairMetric, check_map, left_out
@@ -41,7 +42,7 @@ def contrast_to_noise_ratio(saliency: Tensor, truth: Tensor) -> Tensor:
 def _moments(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     count = weight.sum((-2, -1)).clamp(min=1)
     mean = (values * weight).sum((-2, -1)) / count
-    return mean, ((values - mean[..., None, None]).square() * weight).sum((-2, -1)) / count
+    return mean, ((values - rearrange(mean, "... -> ... 1 1")).square() * weight).sum((-2, -1)) / count
 
 
 class ContrastToNoiseRatio(PairMetric):

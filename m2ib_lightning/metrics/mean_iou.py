@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from m2ib_lightning.metrics.base import PairMetric, check_map, left_out
@@ -32,8 +33,8 @@ def mean_iou(saliency: Tensor, truth: Tensor, thresholds: Sequence[float] = THRE
     check_map(saliency, truth)
     if saliency.amin() < 0 or saliency.amax() > 1:
         raise ValueError("Expected a map in [0, 1]. Remedy: divide it by its largest value, negative ones at 0.")
-    above = saliency[..., None] > torch.tensor(thresholds, device=saliency.device)
-    inside = truth[..., None]
+    above = rearrange(saliency, "... -> ... 1") > torch.tensor(thresholds, device=saliency.device)
+    inside = rearrange(truth, "... -> ... 1")
     overlap = (above & inside).sum((-3, -2)) / (above | inside).sum((-3, -2)).clamp(min=1)
     return left_out(overlap.mean(-1), ~truth.any(-1).any(-1))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -34,9 +35,10 @@ def pointing_game(saliency: Tensor, truth: Tensor, tolerance: int = 0) -> Tensor
 
 def _grown(truth: Tensor, radius: int) -> Tensor:
     offsets = torch.arange(-radius, radius + 1, device=truth.device)
-    disc = (offsets[:, None] ** 2 + offsets**2 <= radius**2).float()[None, None]
-    flat = truth.reshape(-1, 1, *truth.shape[-2:]).float()
-    return (F.conv2d(flat, disc, padding=radius) > 0.5).reshape(truth.shape)
+    disc = rearrange(offsets, "h -> h 1") ** 2 + offsets**2 <= radius**2
+    flat = rearrange(truth.float(), "... h w -> (...) 1 h w")
+    grown = F.conv2d(flat, rearrange(disc.float(), "h w -> 1 1 h w"), padding=radius) > 0.5
+    return grown.reshape(truth.shape)
 
 
 class PointingGame(PairMetric):

@@ -6,6 +6,7 @@ After Arras, Osman, Samek, CLEVR-XAI, Information Fusion 2022 (arXiv 2003.07258)
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from m2ib_lightning.metrics.base import PairMetric, check_map, left_out
@@ -42,8 +43,8 @@ def relevance_mass_accuracy(saliency: Tensor, truth: Tensor) -> Tensor:
     >>> relevance_mass_accuracy(torch.tensor([[3.0, 1.0]]), torch.tensor([[True, False]]))
     tensor(0.7500)
     """
-    flat = truth.flatten(-2)
-    return mass_accuracy(saliency.flatten(-2), flat, torch.ones_like(flat))
+    values, inside = (rearrange(of, "... h w -> ... (h w)") for of in (saliency, truth))
+    return mass_accuracy(values, inside, torch.ones_like(inside))
 
 
 def token_mass_accuracy(saliency: Tensor, truth: Tensor, content: Tensor) -> Tensor:

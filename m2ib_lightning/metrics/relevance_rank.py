@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from einops import rearrange
 from torch import Tensor
 
 from m2ib_lightning.metrics.base import PairMetric, check_map, left_out
@@ -24,14 +25,14 @@ def relevance_rank_accuracy(saliency: Tensor, truth: Tensor) -> Tensor:
     tensor(0.5000)
     """
     check_map(saliency, truth)
-    values, inside = saliency.flatten(-2), truth.flatten(-2)
+    values, inside = (rearrange(of, "... h w -> ... (h w)") for of in (saliency, truth))
     size = inside.sum(-1, keepdim=True)
     place = (size - 1).clamp(min=0)
     least = values.sort(-1, descending=True).values.gather(-1, place)
     above, tied = values > least, values == least
     share = (size - above.sum(-1, keepdim=True)) / tied.sum(-1, keepdim=True)
     hits = (above & inside).sum(-1) + (share * (tied & inside)).sum(-1)
-    return left_out(hits / size.squeeze(-1).clamp(min=1), ~inside.any(-1))
+    return left_out(hits / rearrange(size, "... 1 -> ...").clamp(min=1), ~inside.any(-1))
 
 
 class RelevanceRankAccuracy(PairMetric):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from m2ib_lightning.metrics.base import PairMetric, check_map, left_out
@@ -28,8 +29,8 @@ def token_auroc(saliency: Tensor, truth: Tensor, content: Tensor) -> Tensor:
     """
     check_map(saliency, truth)
     positive, negative = truth & content, ~truth & content
-    pairs = positive[..., :, None] & negative[..., None, :]
-    a, b = saliency[..., :, None], saliency[..., None, :]
+    pairs = rearrange(positive, "... p -> ... p 1") & rearrange(negative, "... n -> ... 1 n")
+    a, b = rearrange(saliency, "... p -> ... p 1"), rearrange(saliency, "... n -> ... 1 n")
     wins = (((a > b).float() + 0.5 * (a == b)) * pairs).sum((-2, -1))
     count = pairs.sum((-2, -1))
     return left_out(wins / count.clamp(min=1), count == 0)

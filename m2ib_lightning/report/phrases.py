@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
+from einops import rearrange
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -48,8 +49,8 @@ def coloured_regions(
     """
     colours = dict(zip(map(id, a.phrases), phrase_colours(a.phrases), strict=True))
     shown = a.phrases if phrases is None else phrases
-    heats = np.stack([_heat(phrase, a, (image.height, image.width), style) for phrase in shown])[..., None]
-    inks = np.array([_rgb(colours[id(phrase)]) for phrase in shown])[:, None, None]
+    heats = rearrange([_heat(phrase, a, (image.height, image.width), style) for phrase in shown], "p h w -> p h w 1")
+    inks = rearrange(np.array([_rgb(colours[id(phrase)]) for phrase in shown]), "p rgb -> p 1 1 rgb")
     mixed = (heats * inks).sum(0) / np.maximum(heats.sum(0), 1e-9)
     weight = 0.85 * (2 * heats.max(0) - FAINT).clip(0, 1)
     grey = 0.2 + 0.75 * np.asarray(image.convert("L").convert("RGB")) / 255  # pale, so that colours are the phrases'

@@ -49,15 +49,15 @@ class IntegratedGradients(Baseline):
 
     def relevance(self, objective: Objective) -> Tensor:
         """Integrated gradients, summed over channels and pixels; (b, gh, gw) or (b, l)."""
-        inputs, start = objective.inputs, objective.emptied()
+        start = objective.emptied()
+        change = objective.inputs - start
         places, weights = quadrature(self.steps)
-        at_once = max(1, AT_ONCE // len(inputs))
-        total = torch.zeros_like(inputs)
+        at_once = max(1, AT_ONCE // len(change))
+        total = torch.zeros_like(change)
         for some, weight in zip(places.split(at_once), weights.split(at_once), strict=True):
-            share = some.to(inputs.device).view(-1, *[1] * inputs.ndim)
-            gradient = objective.gradient(start + share * (inputs - start))
+            gradient = objective.gradient(start + einsum(some.to(change), change, "k, ... -> k ..."))
             total += einsum(gradient, weight.to(gradient), "k b ..., k -> b ...")
-        return objective.input_map((inputs - start) * total)
+        return objective.input_map(change * total)
 
 
 def quadrature(steps: int) -> tuple[Tensor, Tensor]:

@@ -117,7 +117,7 @@ def shapley(coalitions: Tensor, weights: Tensor, scores: Tensor) -> Tensor:
     v = scores.double()
     total, n = v[1] - v[0], coalitions.shape[1]
     if n < 2:
-        return total.expand(n, -1).float()
+        return repeat(total, "b -> n b", n=n).float()
     z = coalitions.double().to(v.device)
     zw = z.T * (weights / weights.sum()).double().to(v.device)
     a = zw @ z + RIDGE * torch.eye(n, dtype=z.dtype, device=z.device)
