@@ -15,7 +15,7 @@ from einops import rearrange
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.data.asked import KEYWORDS
-from m2ib_lightning.data.images import ImageLike, check_image, image_name
+from m2ib_lightning.data.images import ImageLike, ImageSource, check_image, image_name
 from m2ib_lightning.methods import AttributionMethod
 from m2ib_lightning.parts import Phrase, Region, find_spans
 from m2ib_lightning.targets import (
@@ -246,10 +246,9 @@ def _is_phrase(value: object) -> bool:
     return isinstance(value, str) and value not in KEYWORDS
 
 
-def foil_modality(against: ImageLike | Sequence[ImageLike]) -> Modality:
+def foil_modality(against: ImageSource) -> Modality:
     """A string is a caption, anything else a picture."""
-    one = against[0] if isinstance(against, list | tuple) else against
-    return "text" if isinstance(one, str) else "image"
+    return "text" if isinstance(against, str) else "image"
 
 
 def foils_of_each(against: ImageLike | Sequence[ImageLike], count: int) -> list[ImageLike]:

@@ -9,7 +9,10 @@ from m2ib_lightning import AttributionStore, explain, load_backbone
 from m2ib_lightning.cli import main
 from m2ib_lightning.data import make_scene
 from m2ib_lightning.data.asked import ask_all, read_asked
+from m2ib_lightning.data.columns import Columns
+from m2ib_lightning.data.images import StoredImage
 from m2ib_lightning.methods import Saliency
+from m2ib_lightning.phrases import foil_modality
 from m2ib_lightning.types import Asked, BadPair, Pair
 
 QUICK = ["--model.steps", "2", "--model.noise_samples", "2", "--trainer.enable_progress_bar", "false"]
@@ -87,6 +90,13 @@ def test_a_list_asks_each_pair_for_what_its_text_has():
 @pytest.mark.parametrize("cell", ["red crab; tree", '["red crab", [17, 21]]', [[2, 10], "tree"]])
 def test_a_cell_says_phrases_in_several_ways(cell):
     assert read_asked(Asked(cell), "a red crab and a tree").phrases == [(2, 10), (17, 21)]
+
+
+@pytest.mark.parametrize("cell", [b"a file", {"bytes": b"a file", "path": None}])
+def test_a_picture_in_a_cell_is_a_foil(cell):
+    row = {"image": "a.png", "text": "a cat", "against": cell}
+    found = Columns().found(list(row), "pairs.parquet").reference(row, "", "row 1").asked.against
+    assert isinstance(found, StoredImage) and foil_modality(found) == "image"
 
 
 @pytest.mark.parametrize(

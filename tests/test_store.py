@@ -342,6 +342,17 @@ def test_pairs_are_taken_while_a_part_is_written_and_its_failure_is_said_by_the_
     assert [a.id for a in writer.store] == ["a", "b"]
 
 
+def test_a_part_that_waits_for_its_turn_does_not_take_the_pairs_that_come_meanwhile(tmp_path):
+    writer, go_on = PartWriter(AttributionStore(tmp_path), MADE, pairs=1, seconds=1e9), threading.Event()
+    writer._thread.submit(go_on.wait, 60)  # its thread has something else to do
+    writer.add([attribution(id="a")])
+    writer.pairs = 9
+    writer.add([attribution(id="b")])
+    go_on.set()
+    writer.flush()
+    assert [a.id for a in writer.store] == ["a", "b"] and writer.store.doubled() == {}
+
+
 def test_an_interruption_just_after_a_part_has_its_name_doubles_no_pair(tmp_path, monkeypatch):
     store = AttributionStore(tmp_path)
     writer = PartWriter(store, MADE, seconds=1e9)

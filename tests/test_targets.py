@@ -1,3 +1,6 @@
+import io
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +10,10 @@ from m2ib_lightning import AttributionStore, explain, load_backbone
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.data import make_scene
+from m2ib_lightning.data.images import StoredImage
 from m2ib_lightning.data.scene_kinds import COLOURS
 from m2ib_lightning.methods import M2IB, Occlusion, Saliency
-from m2ib_lightning.phrases import explain_phrases, find_spans, phrases_of_each, strongest_phrases
+from m2ib_lightning.phrases import aimed, around, explain_phrases, find_spans, phrases_of_each, strongest_phrases
 from m2ib_lightning.store.parts import Provenance
 from m2ib_lightning.targets import (
     Against,
@@ -22,7 +26,7 @@ from m2ib_lightning.targets import (
     effects,
     nearest_tokens,
 )
-from m2ib_lightning.types import Pair, PairBatch
+from m2ib_lightning.types import Asked, Pair, PairBatch
 from tests.made import attribution
 
 
@@ -91,6 +95,62 @@ def test_an_effect_is_the_clean_similarity_minus_that_with_the_foil(embedded, ba
         for picture, pair in zip(image, batch.pairs, strict=True)
     ]
     torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=1e-4)
+
+
+def test_each_pair_of_a_batch_is_aimed_against_its_own_foil_or_else_its_own_other_half(embedded, batch, scenes):
+    written = io.BytesIO()
+    scenes[0].image.save(written, "PNG")
+    foils = [None, "a photo of a whale", StoredImage("cell", written.getvalue())]
+    targets = [OtherModality(), Against([foils[1]]), Against([scenes[0].image], "image")]
+    pairs = tuple(p._replace(asked=Asked(against=foil)) for p, foil in zip(batch.pairs, foils, strict=True))
+    found = aimed(embedded, batch._replace(pairs=pairs))
+    for row, target in enumerate(targets):
+        expected = target.directions(embedded, batch.keep([row]))
+        for modality in ("image", "text"):
+            for of in (found.targets[modality][row], found.keep([2, row]).targets[modality][1]):
+                torch.testing.assert_close(of, expected[modality][0], atol=1e-5, rtol=1e-4)
+
+
+def test_texts_that_are_alike_without_their_phrases_stay_with_their_pairs(embedded, scenes):
+    texts = ["a cat and a key", "a cat and a dog", "a key"]
+    batch = embedded.preprocess_pairs([Pair(t, scenes[0].image, t) for t in texts])
+    found = WithoutPhrase([(12, 15), (12, 15), (0, 1)], "deleted").without(embedded, batch)
+    for row, left in enumerate(["a cat and", "a cat and", "key"]):
+        torch.testing.assert_close(normalize(found[row], dim=0), library_text(embedded, left), atol=1e-5, rtol=1e-4)
+
+
+def test_the_word_that_stands_for_a_phrase_does_not_depend_on_the_phrases_beside_it(embedded, batch, scenes):
+    spans = [(0, len(scene.caption)) for scene in scenes]
+    together = AgainstAlike(spans).directions(embedded, batch)["image"]
+    for row, span in enumerate(spans):
+        alone = AgainstAlike([span]).directions(embedded, batch.keep([row]))["image"][0]
+        torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_a_phrase_that_speaks_against_is_looked_for_where_it_lowers_the_similarity(embedded):
+    text = "a cat and a banana"
+    batch = embedded.preprocess_pairs([Pair("a", make_scene(7, objects=("cat", "key")).image, text)])
+    spans = find_spans(text, ["banana"])
+    ((phrase,),) = explain_phrases(Occlusion(embedded), batch, [spans])
+    direction = WithoutPhrase(spans).directions(embedded, batch)["image"]
+    (expected,) = Occlusion(embedded).attribute(batch._replace(targets={"image": -direction}))
+    assert phrase.against
+    np.testing.assert_allclose(phrase.image_map, expected.image_map, atol=1e-5)
+
+
+@pytest.mark.parametrize(("left", "verdict"), [(0.5, "ok"), (0.05, "similarity_lost")])
+def test_the_verdict_on_a_phrase_compares_what_is_left_at_the_end_with_the_effect_of_the_phrase(
+    embedded, batch, scenes, left, verdict
+):
+    class Leaving(M2IB):
+        def attribute(self, batch):
+            (clean,) = effects(self.prepare(), batch, batch.targets).tolist()
+            kept = {"image/relevance": np.array([0.5 - left, left]) * clean}
+            return [replace(a, history=kept, score=9.0) for a in super().attribute(batch)]
+
+    method = Leaving(embedded, steps=3, noise_samples=2)
+    ((phrase,),) = explain_phrases(method, batch.keep([0]), [[scenes[0].spans[0]]])
+    assert phrase.verdict == verdict
 
 
 def test_a_phrase_is_explained_the_same_alone_as_beside_others(embedded, quick, batch, scenes):
@@ -169,6 +229,10 @@ def test_regions_are_looked_for_in_what_the_model_saw():
     # The model saw the right half: all of it is the region.
     assert cells_of(region, (0.5, 0.0, 1.0, 1.0), (2, 2)).all()
     np.testing.assert_array_equal(cells_of(region, (0.0, 0.0, 1.0, 1.0), (2, 2)), [[False, True], [False, True]])
+    # A tenth of the left cell is no reason to take it out.
+    wider = box_region((45, 0, 100, 100), (100, 100))
+    np.testing.assert_array_equal(cells_of(wider, (0.0, 0.0, 1.0, 1.0), (1, 2)), [[False, True]])
+    assert around(box_region((10, 20, 30, 50), (100, 200))) == (0.1, 0.1, 0.3, 0.25)
 
 
 @pytest.mark.parametrize("out", ["blurred", "mean"])

@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -101,6 +102,18 @@ def test_what_belongs_together_is_told_from_what_does_not(embedded):
     found = M2IB(embedded, noise_samples=2).attribute(embedded.preprocess_pairs(right + wrong))
     unmatched = [a.verdict == "no_match" for a in found]
     assert sum(unmatched[:12]) <= 1 and sum(unmatched[12:]) >= 11
+
+
+def test_mismatched_pairs_of_two_models_are_kept_apart(embedded, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(kept, "_known", {})
+    other = copy.deepcopy(embedded)
+    other.__dict__.pop("weight_hash", None)
+    with torch.no_grad():
+        for weight in other.model.parameters():
+            weight.mul_(0.5)
+    first = mismatched(embedded)
+    assert not torch.allclose(mismatched(other).text, first.text, atol=1e-3)
 
 
 def test_what_is_kept_of_mismatched_pairs_is_made_again_when_damaged(embedded, tmp_path, monkeypatch):

@@ -308,6 +308,20 @@ def test_a_pair_that_was_read_has_the_fingerprint_of_its_file(tmp_path: Path):
     assert pair.fingerprint == fingerprint(tmp_path / "a.png") != ""
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_asked_of_every_pair_is_asked_wherever_it_is_read(workers):
+    asked = {}
+
+    class Noting(CentrePrior):
+        def attribute(self, batch):
+            asked.update((pair.id, pair.asked.phrases) for pair in batch.pairs)
+            return super().attribute(batch)
+
+    data = PairDataModule(dataset=Numbers(2, texts=["a key", "b"]), num_workers=workers, phrases=["key"])
+    (found,) = quiet_trainer().predict(Noting(load_backbone("embedded")), data)
+    assert asked == {"n0": [(2, 5)], "n1": []} and [len(a.phrases) for a in found] == [1, 0]
+
+
 def test_workers_preprocess_what_the_main_process_would_and_record_what_the_model_cannot_read(monkeypatch):
     backbone, parent, given = load_backbone("embedded"), os.getpid(), []
     read_pairs, texts = type(backbone).read_pairs, [*"abcd", "a key", *"fg"]

@@ -7,15 +7,18 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pandas as pd
 import pytest
 
+from m2ib_lightning import AttributionStore
 from m2ib_lightning.cli import main
 from m2ib_lightning.data import FirstPairs, ImageNetS, RefCOCO
-from m2ib_lightning.data.pairs import read_pair
+from m2ib_lightning.data.pairs import GivenPairs, read_pair
 from m2ib_lightning.data.truth import draw
 from m2ib_lightning.evaluation import published
 from m2ib_lightning.evaluation.published import load_table, table_names
@@ -115,6 +118,26 @@ def test_every_other_table_does_too(name, tmp_path, model):
     check(reproduce(name, tmp_path, model), name)
 
 
+def test_under_a_second_protocol_each_method_is_scored_by_its_own_maps(tmp_path, model, monkeypatch):
+    table = load_table(QUICK)
+    methods = {label: table.methods[label] for label in ("GradCAM", "GradECLIP")}
+    printed = {"GradCAM": {"image/PointingGame": 0.5}}
+    two = replace(table, methods=methods, protocols=["as_released", "corrected"], published=printed)
+    monkeypatch.setattr(published, "load_table", lambda name: two)
+    out = reproduce(QUICK, tmp_path, model)
+    for pair in AttributionStore(out / "corrected" / "GradCAM" / "attributions").ids():
+        maps = {
+            (p, m): AttributionStore(out / p / m / "attributions")[pair].image_map
+            for p in two.protocols
+            for m in methods
+        }
+        for method in methods:
+            assert np.array_equal(maps["corrected", method], maps["as_released", method])
+        assert not np.array_equal(maps["corrected", "GradCAM"], maps["corrected", "GradECLIP"])
+    rows = pd.read_csv(out / "reproduction.csv")
+    assert set(rows[rows["published"].notna()]["protocol"]) == {"as_released"}
+
+
 def test_a_killed_table_goes_on_and_explains_nothing_twice(tmp_path, model, monkeypatch):
     asked = []
     relevance = GradECLIP.relevance
@@ -164,6 +187,8 @@ def test_the_hash_of_pairs_follows_their_pictures_and_not_the_time_of_their_file
 
     before = digest("b")
     assert len(before) == 16
+    texts = (FirstPairs(GivenPairs(str(changed), text), 9).digest for text in ("a cat", "a dog"))
+    assert len(set(texts)) == 2
     changed.write_bytes(picture(77))
     assert digest("b") != before
 

@@ -196,6 +196,14 @@ def test_what_must_be_left_is_the_share_of_a_similarity_and_of_the_size_of_one_b
     torch.testing.assert_close(least(clean, 0.75), torch.tensor([0.3, -0.25, 0.0]))
     ratio = beta_ratio(torch.tensor([0.4, 0.3, 0.27]), torch.tensor(0.3))
     torch.testing.assert_close(ratio, torch.tensor([1.0, 1.0, np.exp(-GAIN / 10)], dtype=torch.float32))
+    # Of a pair that does not match: a tenth of what must be left is missing.
+    torch.testing.assert_close(beta_ratio(torch.tensor(-0.33), torch.tensor(-0.3)), ratio[2])
+
+
+def test_with_keep_no_pair_ends_by_its_loss_which_moves_with_its_beta(embedded):
+    batch = embedded.preprocess_pairs(scene_pairs(2))
+    found = M2IB(embedded, keep=0.9, steps=6, tolerance=10.0, patience=1, noise_samples=2).attribute(batch)
+    assert [(a.steps, a.stop_reason) for a in found] == [(6, "max_steps")] * 2
 
 
 def test_of_the_shifts_that_leave_enough_the_smallest_is_taken_else_the_one_that_leaves_most():
