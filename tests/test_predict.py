@@ -250,14 +250,20 @@ def test_processes_that_others_start_need_a_folder(tmp_path, capsys, monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [1, 2])
-def test_a_killed_run_goes_on(devices, tmp_path):
-    program = [sys.executable, "scripts/kill_and_resume.py", "--scenes=40", "--kills=3", "--last=2"]
-    if devices == 2:
-        program[2:] = ["--scenes=24", "--kills=1", "--last=2", "--devices=2"]
+@pytest.mark.parametrize(
+    "how",
+    [
+        "--scenes=40 --kills=3 --last=2",
+        "--scenes=24 --kills=1 --last=2 --devices=2",
+        "--scenes=4 --kills=3 --last=1 --verb=fit",
+        "--scenes=64 --kills=3 --last=1 --verb=compare",
+    ],
+)
+def test_a_killed_run_goes_on(how, tmp_path):
+    program = [sys.executable, "scripts/kill_and_resume.py", *how.split(), f"--folder={tmp_path}"]
     done = subprocess.run(
-        [*program, f"--folder={tmp_path}"], env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=ROOT,
-        capture_output=True, text=True, timeout=400, check=False,
+        program, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=ROOT,
+        capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert done.returncode == 0 and "ids once" in done.stdout, done.stdout + done.stderr
 
