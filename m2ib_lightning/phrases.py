@@ -73,14 +73,16 @@ def aimed(backbone: Backbone, batch: PairBatch) -> PairBatch:
     foils = {row: pair.asked.against for row, pair in enumerate(batch.pairs) if pair.asked.against is not None}
     if not foils:
         return batch
-    targets = OtherModality().directions(backbone, batch)
+    aimed = OtherModality().aim(backbone, batch)
+    assert aimed.targets is not None and aimed.weights is not None
     for modality in ("text", "image"):
         rows = [row for row, foil in foils.items() if foil_modality(foil) == modality]
         if rows:
-            found = Against([foils[row] for row in rows], modality).directions(backbone, batch.keep(rows))
-            for explained, directions in found.items():
-                targets[explained][rows] = directions
-    return batch._replace(targets=targets)
+            target = Against([foils[row] for row in rows], modality)
+            for explained, directions in target.directions(backbone, batch.keep(rows)).items():
+                aimed.targets[explained][rows] = directions
+            aimed.weights[rows] = target.weight
+    return aimed
 
 
 def add_parts(method: AttributionMethod, batch: PairBatch, results: list[Attribution]) -> list[Attribution]:
@@ -208,7 +210,7 @@ def _explain_parts(
         better = rearrange((sizes > 0) & (effects(backbone, many, sharp) > 0), "b -> b 1")
         targets = {m: torch.where(better, sharp[m], direction) for m, direction in targets.items()}
     clean = effects(backbone, many, targets).tolist()
-    results = method.attribute(many._replace(targets=targets))
+    results = method.attribute(many._replace(targets=targets, weights=torch.full_like(sizes, target.weight)))
     return [
         replace(a, score=size, **_through(a, modality)) for a, size in zip(results, clean, strict=True)
     ], sizes.tolist()

@@ -127,6 +127,8 @@ class PairBatch(NamedTuple):
         targets: Which towers are to be explained, and against what: by modality the direction (B, E) of the shared
             space along which the tower's normalised embedding is measured. None for both towers, each against the
             other one's normalised clean embedding; made by a `m2ib_lightning.targets.Target`.
+        weights: (B,) what a pair's relevance along its target counts for against compression, see
+            `m2ib_lightning.targets.DIFFERENCE`; None for 1.
     """
 
     pixel_values: Tensor
@@ -138,6 +140,7 @@ class PairBatch(NamedTuple):
     truncated: tuple[bool, ...]
     pairs: tuple[Pair, ...]
     targets: Mapping[Modality, Tensor] | None = None
+    weights: Tensor | None = None
 
     def keep(self, rows: Sequence[int]) -> PairBatch:
         """Only the pairs of the given indices; an index may be there more than once."""
@@ -165,6 +168,7 @@ class PairBatch(NamedTuple):
             input_ids=change(self.input_ids),
             attention_mask=change(self.attention_mask),
             targets=self.targets and {modality: change(target) for modality, target in self.targets.items()},
+            weights=None if self.weights is None else change(self.weights),
         )
 
     def distinct(self) -> tuple[PairBatch, list[int]]:

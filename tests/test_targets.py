@@ -16,6 +16,7 @@ from m2ib_lightning.methods import M2IB, Occlusion, Saliency
 from m2ib_lightning.phrases import aimed, around, explain_phrases, find_spans, phrases_of_each, strongest_phrases
 from m2ib_lightning.store.parts import Provenance
 from m2ib_lightning.targets import (
+    DIFFERENCE,
     Against,
     AgainstAlike,
     OtherModality,
@@ -106,6 +107,8 @@ def test_each_pair_of_a_batch_is_aimed_against_its_own_foil_or_else_its_own_othe
     found = aimed(embedded, batch._replace(pairs=pairs))
     for row, target in enumerate(targets):
         expected = target.directions(embedded, batch.keep([row]))
+        weight = 1.0 if row == 0 else DIFFERENCE
+        assert found.weights[row] == found.keep([2, row]).weights[1] == weight
         for modality in ("image", "text"):
             for of in (found.targets[modality][row], found.keep([2, row]).targets[modality][1]):
                 torch.testing.assert_close(of, expected[modality][0], atol=1e-5, rtol=1e-4)
@@ -120,7 +123,7 @@ def test_texts_that_are_alike_without_their_phrases_stay_with_their_pairs(embedd
 
 
 def test_the_word_that_stands_for_a_phrase_does_not_depend_on_the_phrases_beside_it(embedded, batch, scenes):
-    spans = [(0, len(scene.caption)) for scene in scenes]
+    spans = [(0, len(scene.text)) for scene in scenes]
     together = AgainstAlike(spans).directions(embedded, batch)["image"]
     for row, span in enumerate(spans):
         alone = AgainstAlike([span]).directions(embedded, batch.keep([row]))["image"][0]
@@ -172,6 +175,15 @@ def test_phrases_of_a_picture_share_what_comes_before_the_bottleneck(embedded, q
     assert seen == [2]
     torch.testing.assert_close(fit.hidden["image"].states[3], fit.hidden["image"].states[0])
     assert len(fit.clean["image"]) == 4
+
+
+def test_relevance_that_counts_for_more_is_compression_that_costs_less(embedded, batch, scenes):
+    aimed = WithoutPhrase([scene.spans[0] for scene in scenes]).aim(embedded, batch)
+    arguments = {"modalities": ["image"], "steps": 4, "noise_samples": 2}
+    found = M2IB(embedded, image_beta=3 * DIFFERENCE, **arguments).attribute(aimed)
+    expected = M2IB(embedded, image_beta=3, **arguments).attribute(aimed._replace(weights=None))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a.image_map, b.image_map, rtol=1e-4)
 
 
 def test_a_difference_explains_only_the_tower_that_it_is_a_target_of(embedded, quick, batch, scenes):

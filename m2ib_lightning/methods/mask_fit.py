@@ -234,6 +234,8 @@ class MaskFit(nn.Module):
             weight: float | Tensor = -term.weight if term.maximised else term.weight
             if term.weighed_by_beta:
                 weight = weight * self.towers[looks_at[0]].beta
+                if self.batch.weights is not None:
+                    weight = weight / self.batch.weights
             elif self.keep is not None and len(looks_at) == 1:
                 # Not beta times compression: Adam would go on for steps with the gradients that it remembers.
                 weight = weight / self._beta_ratio(looks_at[0])
