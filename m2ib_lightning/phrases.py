@@ -205,12 +205,14 @@ def _explain_parts(
     # What lowers the similarity is looked for where it does so.
     sign = rearrange(torch.where(sizes < 0, -1.0, 1.0), "b -> b 1")
     targets = {m: sign * direction for m, direction in directions.items()}
+    weights = torch.full_like(sizes, target.weight)
     if sharper is not None:
         sharp = sharper.directions(backbone, many)
-        better = rearrange((sizes > 0) & (effects(backbone, many, sharp) > 0), "b -> b 1")
-        targets = {m: torch.where(better, sharp[m], direction) for m, direction in targets.items()}
+        better = (sizes > 0) & (effects(backbone, many, sharp) > 0)
+        weights[better] = sharper.weight
+        targets = {m: torch.where(rearrange(better, "b -> b 1"), sharp[m], old) for m, old in targets.items()}
     clean = effects(backbone, many, targets).tolist()
-    results = method.attribute(many._replace(targets=targets, weights=torch.full_like(sizes, target.weight)))
+    results = method.attribute(many._replace(targets=targets, weights=weights))
     return [
         replace(a, score=size, **_through(a, modality)) for a, size in zip(results, clean, strict=True)
     ], sizes.tolist()

@@ -39,10 +39,6 @@ replaced by their mean over data."""
 NEUTRAL = "thing"
 """What stands for a phrase that is replaced, and for all of a text of which nothing would be left."""
 
-DIFFERENCE = 1.5
-"""What relevance along a difference counts for against compression, beside a similarity's 1: it rises by a part of what
-a similarity does, and at 1 a tenth of the maps against a foil close before they find its object (scripts/README.md)."""
-
 ALIKE = 3
 """Tokens that stand for a word in turn."""
 
@@ -89,7 +85,6 @@ class Difference(Target):
 
     changed: Modality
     explained: ClassVar[tuple[Modality, ...]]
-    weight = DIFFERENCE
 
     @abstractmethod
     def without(self, backbone: Backbone, batch: PairBatch) -> Tensor:
@@ -113,6 +108,7 @@ class Against(Difference):
     """
 
     explained = ("image", "text")
+    weight = 1.5  # at 1 a tenth of the maps close before they have found what is meant (scripts/README.md)
 
     def __init__(self, foils: Sequence[Any], modality: Modality = "text") -> None:
         self.foils, self.changed = list(foils), modality
@@ -173,7 +169,7 @@ class AgainstAlike(Target):
         count: K, at least 1.
     """
 
-    weight = DIFFERENCE
+    weight = 1.25  # as that of a foil, between gathering objects, best at 1, and colours
 
     def __init__(self, spans: Sequence[Span], count: int = ALIKE) -> None:
         check_at_least("count", count, 1)

@@ -127,8 +127,7 @@ class PairBatch(NamedTuple):
         targets: Which towers are to be explained, and against what: by modality the direction (B, E) of the shared
             space along which the tower's normalised embedding is measured. None for both towers, each against the
             other one's normalised clean embedding; made by a `m2ib_lightning.targets.Target`.
-        weights: (B,) what a pair's relevance along its target counts for against compression, see
-            `m2ib_lightning.targets.DIFFERENCE`; None for 1.
+        weights: (B,) what a pair's relevance along its target counts for against compression; None for 1.
     """
 
     pixel_values: Tensor

@@ -16,7 +16,6 @@ from m2ib_lightning.methods import M2IB, Occlusion, Saliency
 from m2ib_lightning.phrases import aimed, around, explain_phrases, find_spans, phrases_of_each, strongest_phrases
 from m2ib_lightning.store.parts import Provenance
 from m2ib_lightning.targets import (
-    DIFFERENCE,
     Against,
     AgainstAlike,
     OtherModality,
@@ -107,7 +106,7 @@ def test_each_pair_of_a_batch_is_aimed_against_its_own_foil_or_else_its_own_othe
     found = aimed(embedded, batch._replace(pairs=pairs))
     for row, target in enumerate(targets):
         expected = target.directions(embedded, batch.keep([row]))
-        weight = 1.0 if row == 0 else DIFFERENCE
+        weight = 1.0 if row == 0 else Against.weight
         assert found.weights[row] == found.keep([2, row]).weights[1] == weight
         for modality in ("image", "text"):
             for of in (found.targets[modality][row], found.keep([2, row]).targets[modality][1]):
@@ -139,6 +138,20 @@ def test_a_phrase_that_speaks_against_is_looked_for_where_it_lowers_the_similari
     (expected,) = Occlusion(embedded).attribute(batch._replace(targets={"image": -direction}))
     assert phrase.against
     np.testing.assert_allclose(phrase.image_map, expected.image_map, atol=1e-5)
+
+
+def test_phrases_count_as_what_they_are_explained_against(embedded):
+    seen = []
+
+    class Watched(Occlusion):
+        def attribute(self, batch):
+            seen.append(batch.weights.tolist())
+            return super().attribute(batch)
+
+    text = "a cat and a banana"
+    batch = embedded.preprocess_pairs([Pair("a", make_scene(7, objects=("cat", "key")).image, text)])
+    explain_phrases(Watched(embedded), batch, [find_spans(text, ["banana", "cat"])])
+    assert seen == [[WithoutPhrase.weight, AgainstAlike.weight]]
 
 
 @pytest.mark.parametrize(("left", "verdict"), [(0.5, "ok"), (0.05, "similarity_lost")])
@@ -178,9 +191,9 @@ def test_phrases_of_a_picture_share_what_comes_before_the_bottleneck(embedded, q
 
 
 def test_relevance_that_counts_for_more_is_compression_that_costs_less(embedded, batch, scenes):
-    aimed = WithoutPhrase([scene.spans[0] for scene in scenes]).aim(embedded, batch)
+    aimed = AgainstAlike([scene.spans[0] for scene in scenes]).aim(embedded, batch)
     arguments = {"modalities": ["image"], "steps": 4, "noise_samples": 2}
-    found = M2IB(embedded, image_beta=3 * DIFFERENCE, **arguments).attribute(aimed)
+    found = M2IB(embedded, image_beta=3 * AgainstAlike.weight, **arguments).attribute(aimed)
     expected = M2IB(embedded, image_beta=3, **arguments).attribute(aimed._replace(weights=None))
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a.image_map, b.image_map, rtol=1e-4)
