@@ -34,7 +34,7 @@ from m2ib_lightning.files import UNFINISHED
 QUICK = ["--model.noise_samples=2", "--trainer.enable_progress_bar=false"]
 VERBS = {
     "predict": [*QUICK, "--model.steps=3", "--part_seconds=1"],
-    "fit": [*QUICK, "--model.steps=60", "--model.tolerance=null", "--early_stopping.patience=60", "--pictures=false"],
+    "fit": [*QUICK, "--model.steps=60", "--model.tolerance=null", "--model.patience=60", "--pictures=false"],
     "compare": ["--methods=[M2IB,GradCAM]", "--metrics=[ConfidenceDrop,RelevanceMassAccuracy]"],
 }
 """What each verb is given beside pairs and folder."""

@@ -116,9 +116,10 @@ def test_its_priors_are_those_of_the_pairs_at_the_chosen_layers(embedded, found)
     torch.testing.assert_close(found.priors["image"].std, content.std(0, correction=0), rtol=1e-3, atol=1e-4)
 
 
-def test_explaining_with_its_folder_gives_what_was_measured_of_the_choice(embedded, found, folder, tmp_path):
+def test_explaining_with_its_folder_gives_what_was_measured_of_the_choice(embedded, found, tmp_path):
     """Also where the folder was moved to another place."""
-    moved = shutil.copytree(folder, tmp_path / "moved")
+    found.save(tmp_path / "made")
+    moved = (tmp_path / "made").rename(tmp_path / "moved")
     images, texts = map(list, zip(*pairs_of(8), strict=True))
     results = m2ib.explain(images, texts, embedded, calibration=moved, steps=5, noise_samples=2, tolerance=None)
     hidden = Occlusion(embedded).attribute(embedded.preprocess(images, texts))

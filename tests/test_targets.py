@@ -1,4 +1,5 @@
 import io
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -121,12 +122,27 @@ def test_texts_that_are_alike_without_their_phrases_stay_with_their_pairs(embedd
         torch.testing.assert_close(normalize(found[row], dim=0), library_text(embedded, left), atol=1e-5, rtol=1e-4)
 
 
-def test_the_word_that_stands_for_a_phrase_does_not_depend_on_the_phrases_beside_it(embedded, batch, scenes):
-    spans = [(0, len(scene.text)) for scene in scenes]
-    together = AgainstAlike(spans).directions(embedded, batch)["image"]
-    for row, span in enumerate(spans):
-        alone = AgainstAlike([span]).directions(embedded, batch.keep([row]))["image"][0]
-        torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=1e-4)
+def test_the_word_that_stands_for_a_phrase_is_that_which_its_own_picture_contests_most(embedded, batch, scenes):
+    together = AgainstAlike([(0, len(scene.text)) for scene in scenes]).directions(embedded, batch)["image"]
+    for row, scene in enumerate(scenes):
+        own, words = batch.keep([row]), [word.span() for word in re.finditer(r"\w+", scene.text)]
+        changes = torch.cat([AgainstAlike([word]).directions(embedded, own)["image"] for word in words])
+        falls = changes @ normalize(embedded.embed("image", own)[0], dim=0)
+        telling = changes.norm(dim=1) >= changes.norm(dim=1).max() / 2
+        assert not telling.all() and not telling[falls.argmin()]
+        expected = changes[torch.where(telling, falls, torch.inf).argmin()]
+        torch.testing.assert_close(together[row], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_tokens_are_alike_by_their_directions_from_the_mean_of_all(embedded, batch):
+    table = embedded.model.text_model.embeddings.token_embedding.weight.detach().double().numpy()
+    around = table - table.mean(0)
+    around /= np.linalg.norm(around, axis=1, keepdims=True)
+    ids = batch.input_ids[0, 1 : len(batch.tokens[0]) - 1]
+    special = {int(batch.input_ids[0, 0]), int(batch.input_ids[0, len(ids) + 1])}
+    for token, found in zip(ids.tolist(), nearest_tokens(embedded, batch.keep([0]), ids, 3), strict=True):
+        ranked = [int(i) for i in np.argsort(-(around @ around[token])) if int(i) not in special | {token}]
+        assert found.tolist() == ranked[:3]
 
 
 def test_a_phrase_that_speaks_against_is_looked_for_where_it_lowers_the_similarity(embedded):

@@ -106,6 +106,16 @@ def test_negatives_are_embedded_as_the_model_embeds_them_in_pairs(embedded):
     torch.testing.assert_close(term.negatives["text"], embedded.embed("image", batch), rtol=1e-4, atol=1e-4)
 
 
+def test_a_pairs_own_other_half_is_no_negative_of_it_in_a_fit(embedded):
+    pairs, captions = scene_pairs(1), ["a cat", "a dog"]
+    with_own, without = (
+        explain(embedded, pairs, loss_terms=[Compression(), ContrastiveRelevance(some)], noise_samples=2, steps=1)[0]
+        for some in ([*captions, pairs[0].text], captions)
+    )
+    name = "image/contrastive_relevance"
+    np.testing.assert_allclose(with_own.history[name], without.history[name], rtol=1e-4, atol=1e-6)
+
+
 def test_negatives_work_inside_inference_mode(embedded):
     with torch.inference_mode():
         method = M2IB(embedded, loss_terms=terms("contrastive"), noise_samples=2, steps=2)

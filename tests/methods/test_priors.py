@@ -1,5 +1,6 @@
 """Priors are measured once and kept; what cannot be trusted is measured again, and said in one line."""
 
+import copy
 import os
 import re
 import subprocess
@@ -64,6 +65,19 @@ def test_every_layer_and_tower_has_a_prior_of_its_own(cache, measured, backbone)
     assert not torch.equal(first[0]["image"].mean, first[1]["image"].mean)
     for one, other, layers in zip(first, again, asked, strict=True):
         assert_same(one[next(iter(layers))], other[next(iter(layers))])
+
+
+def test_priors_of_two_models_stand_side_by_side(cache, measured, backbone):
+    other = copy.deepcopy(backbone)
+    other.__dict__.pop("weight_hash", None)
+    with torch.no_grad():
+        for weight in other.model.parameters():
+            weight.mul_(0.5)
+    found = [find_priors(model, "measured", LAYERS)["image"] for model in (backbone, other, backbone, other)]
+    assert len(measured) == len(list(cache.iterdir())) == 2
+    assert_same(found[0], found[2])
+    assert_same(found[1], found[3])
+    assert not torch.equal(found[0].mean, found[1].mean)
 
 
 def cut(path: Path) -> None:
