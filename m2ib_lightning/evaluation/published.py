@@ -36,7 +36,8 @@ class PublishedTable:
         published: The values of each method's label, by the metric's name.
         why: What a reader must know before comparing, a sentence each: also why a value cannot follow.
         teraflop: What a pair costs, all methods and protocols: it takes as long as products of matrices of so many
-            10^12 operations. Measured on one core of a CPU, with random weights of the table's model.
+            10^12 operations. From a few pairs with 4 noise samples on one core of a CPU and random weights in the
+            shape of ViT-B/32, other shapes by their number of patches: an upper bound of the hour, no promise.
         slow: Methods that are left out unless asked for, and are not in `teraflop`.
         name: The name of the file.
     """
