@@ -13,7 +13,7 @@ from PIL import Image
 
 from m2ib_lightning.display import DOUBTFUL, HEAT, attribution_html, blend, scale_top
 from m2ib_lightning.parts import Phrase, Region
-from m2ib_lightning.types import Box, Modality
+from m2ib_lightning.types import MODALITIES, Box, Modality
 from m2ib_lightning.verdict import VERDICTS, Verdict, headline, is_doubtful, judge
 
 if TYPE_CHECKING:
@@ -145,8 +145,7 @@ class Attribution:
     @property
     def verdicts(self) -> dict[Modality, Verdict]:
         """Whether each map that was asked for can be believed: "ok", or the first reason why not. See `verdict.py`."""
-        both: list[Modality] = ["image", "text"]
-        asked = self.settings.get("modalities") or [m for m in both if self.map_of(m) is not None] or both
+        asked = self.settings.get("modalities") or [m for m in MODALITIES if self.map_of(m) is not None] or MODALITIES
         return {modality: judge(self, modality) for modality in asked}
 
     @property

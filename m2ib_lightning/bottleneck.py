@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from m2ib_lightning.prior import Prior
-from m2ib_lightning.types import HiddenStates, Modality
+from m2ib_lightning.types import MODALITIES, HiddenStates, Modality
 
 ReadOut = Literal["bottleneck", "mean", "clean"]
 """What becomes of the token that the head reads: masked like any other, held at its mean over data, or left alone."""
@@ -68,7 +68,7 @@ class NoiseBank:
         if key not in self._kept:
             if sum(noise.nbytes for noise in self._kept.values()) > 2**26:
                 self._kept.clear()
-            seeds = np.random.SeedSequence((self.seed, step, ("image", "text").index(modality)))
+            seeds = np.random.SeedSequence((self.seed, step, MODALITIES.index(modality)))
             generator = torch.Generator().manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
             drawn = (self.samples + 1) // 2 if self.antithetic else self.samples
             noise = torch.randn(drawn, length, width, generator=generator)

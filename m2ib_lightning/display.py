@@ -128,10 +128,7 @@ def attribution_html(a: Attribution) -> str:
     """
     parts = [f"<div style='font:15px sans-serif;color:#1a1a1a;margin-bottom:6px'><b>{escape(a.text)}</b></div>"]
     if a.verdict != "ok":
-        style = (
-            "font:13px sans-serif;color:#7a2e00;background:#fff1e0;padding:6px 8px;margin-bottom:6px;max-width:640px"
-        )
-        parts.append(f"<div style='{style}'><b>{escape(headline(a))}.</b> {escape(SENTENCES[a.verdict])}</div>")
+        parts.append(f"<div style='{BANNER}'><b>{escape(headline(a))}.</b> {escape(SENTENCES[a.verdict])}</div>")
     if a.image_map is not None:
         file = io.BytesIO()
         a.overlay(_picture(a)).save(file, "PNG")

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Modality = Literal["image", "text"]
 """Which tower."""
 
+MODALITIES: tuple[Modality, ...] = ("image", "text")
+"""Both towers, in the order in which results name them."""
+
 Layer = int | Literal["embeddings"]
 """Where in a tower: after the block of this 0-based index, or on the embeddings before the first block."""
 

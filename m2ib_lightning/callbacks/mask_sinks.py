@@ -18,7 +18,7 @@ from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.callbacks.watched import BINS, Histogram
 from m2ib_lightning.display import words_html
 from m2ib_lightning.report.words import words_line, words_markdown
-from m2ib_lightning.types import Modality
+from m2ib_lightning.types import MODALITIES, Modality
 
 EDGES = [i / BINS for i in range(BINS + 1)]
 """Of the histograms' buckets."""
@@ -51,7 +51,7 @@ class PairResult(NamedTuple):
         """One value for each of `COLUMNS`, nan where there is none."""
         a = self.attribution
         last = {name: float(values[-1]) for name, values in a.history.items() if len(values)}
-        compression = [last.get(f"{modality}/compression", math.nan) for modality in ("image", "text")]
+        compression = [last.get(f"{modality}/compression", math.nan) for modality in MODALITIES]
         words = words_line([(word, nats) for word, nats, _ in self.words])
         return (
             a.id,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
 
 class Interval(NamedTuple):
@@ -32,7 +32,9 @@ def interval(values: ArrayLike, resamples: int = 2000, seed: int = 0) -> Interva
     >>> interval([1.0, 1.0, float("nan")])
     Interval(mean=1.0, low=1.0, high=1.0, pairs=2)
     """
-    known = _known(np.asarray(values, dtype=float))
+    known = np.asarray(values, dtype=float)
+    # An infinite contrast (a map of two values that the truth tells apart) has no mean.
+    known = known[np.isfinite(known)]
     if not len(known):
         return Interval(float("nan"), float("nan"), float("nan"), 0)
     rng = np.random.default_rng(seed)
@@ -44,8 +46,3 @@ def interval(values: ArrayLike, resamples: int = 2000, seed: int = 0) -> Interva
 def paired_interval(first: ArrayLike, second: ArrayLike, resamples: int = 2000, seed: int = 0) -> Interval:
     """The mean of first - second over the same pairs, with its interval; pairs without both values are left out."""
     return interval(np.asarray(first, dtype=float) - np.asarray(second, dtype=float), resamples, seed)
-
-
-def _known(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    # An infinite contrast (a map of two values that the truth tells apart) has no mean.
-    return values[np.isfinite(values)]

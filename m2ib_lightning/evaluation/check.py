@@ -21,10 +21,8 @@ from m2ib_lightning.evaluation.health import Health
 from m2ib_lightning.methods import M2IB
 from m2ib_lightning.methods.objective import Objective, objectives
 from m2ib_lightning.metrics import pearson, spearman
-from m2ib_lightning.types import Modality, Pair, PairBatch
+from m2ib_lightning.types import MODALITIES, Modality, Pair, PairBatch
 from m2ib_lightning.version import __version__
-
-MODALITIES: tuple[Modality, ...] = ("image", "text")
 
 
 def check_model(

@@ -12,9 +12,7 @@ from m2ib_lightning.evaluation.protocol import Protocol
 from m2ib_lightning.evaluation.sanity import Sanity
 from m2ib_lightning.methods import AttributionMethod
 from m2ib_lightning.metrics import PairMetric
-from m2ib_lightning.types import Modality, Pair, PairBatch
-
-MODALITIES: tuple[Modality, ...] = ("image", "text")
+from m2ib_lightning.types import MODALITIES, Pair, PairBatch
 
 
 def standard_metrics() -> list[PairMetric]:

@@ -22,7 +22,7 @@ from m2ib_lightning.methods.objective import Objective, objectives
 from m2ib_lightning.metrics import spearman
 from m2ib_lightning.parts import Phrase
 from m2ib_lightning.phrases import around
-from m2ib_lightning.types import Box, Modality, PairBatch, Span
+from m2ib_lightning.types import Box, Modality, PairBatch
 
 BLUR = (11, 5.0)
 """Side and sigma of the Gaussian that an insertion starts from, as RISE has them."""
@@ -187,7 +187,7 @@ class PairEvidence:
         """The phrases that name what one part of the truth does, with its pixels."""
         found = []
         for phrase in self.attribution.phrases:
-            named = [part.mask for part in self.known.parts if part.span and overlap(part.span, phrase.span)]
+            named = [part.mask for part in self.known.parts if part.span and shares(*part.span, [phrase.span])]
             if len(named) == 1 and named[0].any():
                 found.append((phrase, named[0]))
         return found
@@ -316,11 +316,6 @@ def spread_cells(cells: NDArray[np.float32], view: Box, size: tuple[int, ...]) -
     values = torch.from_numpy(np.asarray(cells))
     whole = values[row.clamp(0, cells.shape[0] - 1)][:, column.clamp(0, cells.shape[1] - 1)]
     return torch.where(seen, whole, min(0.0, float(cells.min())))
-
-
-def overlap(first: Span, second: Span) -> bool:
-    """Whether two spans share a character."""
-    return first[0] < second[1] and second[0] < first[1]
 
 
 def first_shown(maps: Tensor, content: Tensor, steps: int, seed: int) -> Tensor:

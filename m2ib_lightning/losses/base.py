@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from m2ib_lightning.contracts import called, check_term
@@ -40,6 +41,12 @@ class Bottlenecked(NamedTuple):
     clean: Tensor
     other: Tensor
     target: Tensor
+
+
+def mean_of_open(values: Tensor, is_open: Tensor) -> Tensor:
+    """(B,) mean of values (B, L, D) over the channels of the tokens that are masked, (B, L) bool; 0 where none is."""
+    total = reduce(values * rearrange(is_open, "b l -> b l 1"), "b l d -> b", "sum")
+    return total / (is_open.sum(1).clamp(min=1) * values.shape[2])
 
 
 Past = Sequence[Mapping[str, Tensor]]

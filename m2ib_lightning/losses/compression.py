@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from einops import rearrange, reduce
 from torch import Tensor
 
-from m2ib_lightning.losses.base import Bottlenecked, LossTerm
+from m2ib_lightning.losses.base import Bottlenecked, LossTerm, mean_of_open
 
 
 def compression(capacity: Tensor, is_open: Tensor) -> Tensor:
@@ -18,8 +17,7 @@ def compression(capacity: Tensor, is_open: Tensor) -> Tensor:
     Returns:
         (B,) nats per token and channel, >= 0.
     """
-    counted = reduce(capacity * rearrange(is_open, "b l -> b l 1"), "b l d -> b", "sum")
-    return counted / (is_open.sum(1).clamp(min=1) * capacity.shape[2])
+    return mean_of_open(capacity, is_open)
 
 
 class Compression(LossTerm):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from einops import rearrange, reduce
 from torch import Tensor
 
-from m2ib_lightning.losses.base import Bottlenecked, LossTerm
+from m2ib_lightning.losses.base import Bottlenecked, LossTerm, mean_of_open
 
 
 def sparsity(lambda_: Tensor, is_open: Tensor) -> Tensor:
@@ -21,8 +20,7 @@ def sparsity(lambda_: Tensor, is_open: Tensor) -> Tensor:
     Returns:
         (B,) in [0, 1].
     """
-    total = reduce(lambda_ * rearrange(is_open, "b l -> b l 1"), "b l d -> b", "sum")
-    return total / (is_open.sum(1).clamp(min=1) * lambda_.shape[2])
+    return mean_of_open(lambda_, is_open)
 
 
 class Sparsity(LossTerm):

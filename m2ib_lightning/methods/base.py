@@ -16,9 +16,7 @@ from m2ib_lightning.backbones import Backbone, load_backbone
 from m2ib_lightning.contracts import called, check_attributions, check_backbone
 from m2ib_lightning.data.datamodule import pair_data
 from m2ib_lightning.data.loading import Reader, ReadPairs
-from m2ib_lightning.types import BadPair, Modality, Pair, PairBatch
-
-MODALITIES: tuple[Modality, ...] = ("image", "text")
+from m2ib_lightning.types import MODALITIES, BadPair, Modality, Pair, PairBatch
 
 
 class Explained(TypedDict):

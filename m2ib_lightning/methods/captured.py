@@ -12,10 +12,9 @@ from torch.nn import functional as F
 
 from m2ib_lightning.backbones.frozen import casts_kept
 from m2ib_lightning.losses import MovingTerm
-from m2ib_lightning.methods.base import MODALITIES
 from m2ib_lightning.methods.mask_fit import MaskFit
 from m2ib_lightning.methods.stopping import Stopping
-from m2ib_lightning.types import Modality, PairBatch
+from m2ib_lightning.types import MODALITIES, Modality, PairBatch
 
 TEXT_MULTIPLE = 8
 """Texts are padded to a multiple of so many tokens, so that batches share graphs."""

@@ -18,7 +18,7 @@ from m2ib_lightning.backbones.frozen import casts_kept
 from m2ib_lightning.bottleneck import INITIAL_ALPHA, NoiseBank, ReadOut
 from m2ib_lightning.checks import check_at_least
 from m2ib_lightning.losses import Compression, JointTerm, LossTerm, Relevance
-from m2ib_lightning.methods.base import MODALITIES, AttributionMethod, as_attributions
+from m2ib_lightning.methods.base import AttributionMethod, as_attributions
 from m2ib_lightning.methods.captured import CapturedSteps, can_be_captured, fill_batch, pad_texts, shape_of
 from m2ib_lightning.methods.embed_alone import embed_alone
 from m2ib_lightning.methods.mask_fit import MaskFit, TowerSetting
@@ -27,7 +27,7 @@ from m2ib_lightning.methods.objective import gradients
 from m2ib_lightning.methods.priors import default_layer, find_priors
 from m2ib_lightning.methods.stopping import CONVERGED, DIVERGED, REASONS
 from m2ib_lightning.prior import Prior
-from m2ib_lightning.types import Layer, Modality, Pair, PairBatch
+from m2ib_lightning.types import MODALITIES, Layer, Modality, Pair, PairBatch
 from m2ib_lightning.verdict import check_thresholds
 
 RELEASED: dict[str, Any] = {

@@ -17,11 +17,10 @@ from torch.nn import functional as F
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.bottleneck import InformationBottleneck, NoiseBank, ReadOut
 from m2ib_lightning.losses import Bottlenecked, JointTerm, LossTerm, MovingTerm, along
-from m2ib_lightning.methods.base import MODALITIES
 from m2ib_lightning.methods.keeping import DRAWS, Held, beta_ratio, compress_until, least
 from m2ib_lightning.methods.stopping import NON_FINITE, Stopping
 from m2ib_lightning.prior import Prior
-from m2ib_lightning.types import HiddenStates, Layer, Modality, PairBatch
+from m2ib_lightning.types import MODALITIES, HiddenStates, Layer, Modality, PairBatch
 
 TOKENS = {"cpu": 2048, "cuda": 65536}
 """Tokens that go through a tower at once, by device: what keeps its matrix products busy and its memory small."""

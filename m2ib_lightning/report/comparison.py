@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from m2ib_lightning.evaluation.bootstrap import Interval, interval, paired_interval
 from m2ib_lightning.evaluation.comparison import Comparison
 from m2ib_lightning.metrics import PairMetric
-from m2ib_lightning.types import Modality
+from m2ib_lightning.types import MODALITIES, Modality
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -126,14 +126,13 @@ class Group(NamedTuple):
 def groups(comparison: Comparison) -> list[Group]:
     """The metrics that have a value for some pair: of image and text, those that rank methods and those that do not."""
     measured = measured_metrics(comparison)
-    modalities: tuple[Modality, ...] = ("image", "text")
     found = [
         Group(
             modality,
             apart,
             [m for m in measured if m.modality == modality and bool(won_by_control(comparison, m)) == apart],
         )
-        for modality in modalities
+        for modality in MODALITIES
         for apart in (False, True)
     ]
     return [group for group in found if group.metrics]

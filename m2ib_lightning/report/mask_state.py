@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -34,7 +33,7 @@ class MaskState(NamedTuple):
         """(word, nats, mean of lambda_) in the text's order; empty if the text is not explained."""
         if self.capacity.text_map is None:
             return []
-        count = _with_text(self.mask, np.ones(len(self.mask.tokens), np.float32)).words()
+        count = self.mask.words(np.ones(len(self.mask.tokens), np.float32))
         rows = zip(self.capacity.words(), self.mask.words(), count, strict=True)
         return [(word, nats, share / tokens) for (word, nats), (_, share), (_, tokens) in rows]
 
@@ -70,7 +69,3 @@ def _round_up(value: float) -> float:
         return 1.0
     unit = 10.0 ** math.floor(math.log10(value))
     return float(f"{math.ceil(value / unit - 1e-9) * unit:.6g}")
-
-
-def _with_text(a: Attribution, values: NDArray[np.float32]) -> Attribution:
-    return replace(a, text_map=values)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.errors import StoreError
 from m2ib_lightning.files import replacing
-from m2ib_lightning.store.rows import ADDED, SCHEMA, Precision, columns, to_table
-from m2ib_lightning.types import BadPair
+from m2ib_lightning.store.rows import ADDED, SCHEMA, columns
 from m2ib_lightning.version import __version__
 
 if TYPE_CHECKING:
@@ -41,22 +39,12 @@ class Provenance(NamedTuple):
     version: str = ""
 
 
-def write_part(
-    path: Path,
-    results: Sequence[Attribution | BadPair],
-    provenance: Provenance,
-    precision: Precision = "float32",
-) -> None:
-    """Write a part: beside its place first, and under its name when all of it is on disk.
+def write_table(path: Path, table: pa.Table, provenance: Provenance) -> None:
+    """Write rows as a part: beside its place first, and under its name when all of it is on disk.
 
     Raises:
         StoreError: The disk is full or the folder cannot be written.
     """
-    write_table(path, to_table(results, precision), provenance)
-
-
-def write_table(path: Path, table: pa.Table, provenance: Provenance) -> None:
-    """The same as `write_part` of rows that are a table already."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

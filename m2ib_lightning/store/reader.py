@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2ib_lightning.attribution import Attribution
-from m2ib_lightning.store.parts import Provenance, naming, open_part, provenance_of, write_part, write_table
-from m2ib_lightning.store.rows import Precision, columns, to_attribution
+from m2ib_lightning.store.parts import Provenance, naming, open_part, provenance_of, write_table
+from m2ib_lightning.store.rows import Precision, columns, to_attribution, to_table
 from m2ib_lightning.types import BadPair
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class AttributionStore:
             settings = next((r.settings for r in results if isinstance(r, Attribution)), {})
             provenance = Provenance(str(settings.get("backbone", "")), str(settings.get("weights", "")), settings)
         path = self.next_part()
-        write_part(path, results, provenance, precision)
+        write_table(path, to_table(results, precision), provenance)
         return path
 
     def next_part(self, rank: int = 0) -> Path:

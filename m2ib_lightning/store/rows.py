@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -114,27 +115,11 @@ def _row(a: Attribution, precision: Precision) -> dict[str, Any]:
     def flat(values: Any) -> Any:
         return None if values is None else values.ravel().astype(precision)
 
-    return {
-        "id": a.id,
-        "source": a.source,
-        "text": a.text,
-        "score": a.score,
-        "image_score": a.image_score,
-        "text_score": a.text_score,
+    return {field.name: getattr(a, field.name) for field in fields(a)} | {
         "image_map": flat(a.image_map),
         "grid": None if a.image_map is None else a.image_map.shape,
-        "view": a.view,
         "text_map": flat(a.text_map),
-        "tokens": a.tokens,
-        "special": a.special,
-        "spans": a.spans,
-        "truncated": a.truncated,
-        "image_match": a.image_match,
-        "text_match": a.text_match,
         "verdict": a.verdict,
-        "unit": a.unit,
-        "steps": a.steps,
-        "stop_reason": a.stop_reason,
         "history": [{"name": name, "values": values} for name, values in a.history.items()],
         "metrics": [{"name": name, "value": value} for name, value in a.metrics.items()],
         "phrases": [phrase.as_dict() for phrase in a.phrases],

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.contracts import called, check_relevance
-from m2ib_lightning.methods.base import MODALITIES, AttributionMethod, as_attributions
+from m2ib_lightning.methods.base import AttributionMethod, as_attributions
 from m2ib_lightning.methods.mismatched import match_scores
 from m2ib_lightning.methods.objective import Objective, gradients, objectives
-from m2ib_lightning.types import Layer, Modality, PairBatch
+from m2ib_lightning.types import MODALITIES, Layer, Modality, PairBatch
 
 
 class Baseline(AttributionMethod):

@@ -11,10 +11,9 @@ from torch import Tensor
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.checks import check_at_least
 from m2ib_lightning.methods.attention import attention_of, carried, identity, read_rows
-from m2ib_lightning.methods.base import MODALITIES
 from m2ib_lightning.methods.baselines.base import Baseline
 from m2ib_lightning.methods.objective import Objective
-from m2ib_lightning.types import Modality
+from m2ib_lightning.types import MODALITIES, Modality
 
 
 class Chefer(Baseline):

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.checks import check_at_least
-from m2ib_lightning.methods.base import MODALITIES
 from m2ib_lightning.methods.baselines.base import Baseline
 from m2ib_lightning.methods.objective import Objective
-from m2ib_lightning.types import Modality
+from m2ib_lightning.types import MODALITIES, Modality
 
 RIDGE = 1e-6
 """Keeps the regression solvable when there are fewer coalitions than players."""

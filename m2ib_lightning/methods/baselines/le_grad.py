@@ -12,10 +12,9 @@ from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.backbones.transformer import TransformerTower
 from m2ib_lightning.losses import along
 from m2ib_lightning.methods.attention import AttentionRecord
-from m2ib_lightning.methods.base import MODALITIES
 from m2ib_lightning.methods.baselines.base import Baseline
 from m2ib_lightning.methods.objective import Objective
-from m2ib_lightning.types import Modality
+from m2ib_lightning.types import MODALITIES, Modality
 
 
 class LeGrad(Baseline):

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.checks import check_at_least
-from m2ib_lightning.methods.base import MODALITIES
 from m2ib_lightning.methods.baselines.base import LayerBaseline
 from m2ib_lightning.methods.objective import Objective
 from m2ib_lightning.methods.priors import default_layer
-from m2ib_lightning.types import Layer, Modality
+from m2ib_lightning.types import MODALITIES, Layer, Modality
 
 
 class NIB(LayerBaseline):

@@ -11,10 +11,9 @@ from torch.nn import functional as F
 
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.checks import check_at_least, check_between
-from m2ib_lightning.methods.base import MODALITIES
 from m2ib_lightning.methods.baselines.base import Baseline
 from m2ib_lightning.methods.objective import Objective
-from m2ib_lightning.types import Modality
+from m2ib_lightning.types import MODALITIES, Modality
 
 AT_ONCE = 64
 """Masks that are made at once; each is as large as the image."""
