@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from m2ib_lightning.names import with_article
 from m2ib_lightning.types import HiddenStates, Modality, PairBatch
 
 if TYPE_CHECKING:
@@ -215,8 +216,7 @@ def _fault(
     if isinstance(got, Tensor):
         got = f"shape {(*got.shape,)} of {got.dtype}"
     elif not isinstance(got, str):
-        kind = type(got).__name__
-        got = "None" if got is None else f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
+        got = "None" if got is None else with_article(type(got).__name__)
     name = type(owner).__name__
     return ContractError(f"Expected {name} to {verb} {wanted} but got {got}{_place(at)}. Remedy: {remedy}.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
@@ -192,6 +192,14 @@ def decimals(*values: float) -> str:
         return ".0f"
     digits = 2 - math.floor(math.log10(top))
     return f".{max(0, digits)}f" if -3 < digits < 5 else ".1e"
+
+
+def cut(text: str, width: float, measure: Callable[[str], float]) -> str:
+    """The text, its middle cut out where it is wider than `width`, as `measure` has it."""
+    keep = len(text)
+    while keep > 2 and measure(shorten(text, keep)) > width:
+        keep = min(keep - 1, int(keep * 0.95))
+    return shorten(text, keep)
 
 
 def shorten(text: str, length: int) -> str:

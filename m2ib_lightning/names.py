@@ -31,6 +31,15 @@ def meant(name: str, known: Iterable[str], otherwise: str) -> str:
     return otherwise if found is None else f"did you mean {found}?"
 
 
+def with_article(name: str) -> str:
+    """A name behind its article.
+
+    >>> with_article("GradCAM"), with_article("Attribution")
+    ('a GradCAM', 'an Attribution')
+    """
+    return f"an {name}" if name[0] in "aeiouAEIOU" else f"a {name}"
+
+
 def parameters(kind: type) -> list[str]:
     """What the constructor of a class takes, that of its bases included where it passes keywords on."""
     found: dict[str, None] = {}

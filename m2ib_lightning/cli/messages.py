@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from m2ib_lightning.names import meant, parameters, subclasses
+from m2ib_lightning.names import meant, parameters, subclasses, with_article
 
 
 class Fault(NamedTuple):
@@ -149,9 +149,9 @@ def _wrong_base(fault: Fault) -> str | None:
         return None
     name = (found[1] or fault.value).strip()
     kind = _class(name)
-    instead = f"is {_a(kind.__mro__[1].__name__)}" if kind and kind.__mro__[1] is not object else "is none"
+    instead = f"is {with_article(kind.__mro__[1].__name__)}" if kind and kind.__mro__[1] is not object else "is none"
     return (
-        f"Expected `{fault.key}` to be {_a(found[2])} but {name} {instead}. "
+        f"Expected `{fault.key}` to be {with_article(found[2])} but {name} {instead}. "
         f"Remedy: name a class below {found[2]}{_or_none(fault)}."
     )
 
@@ -185,10 +185,6 @@ def _class(path: str) -> type | None:
     except (ImportError, ValueError):
         return None
     return found if isinstance(found, type) else None
-
-
-def _a(name: str) -> str:
-    return f"an {name}" if name[0] in "AEIOU" else f"a {name}"
 
 
 def _name(kind: type | None) -> str:

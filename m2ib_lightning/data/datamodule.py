@@ -105,7 +105,7 @@ class PairDataModule(LightningDataModule):
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         super().__init__()
-        _check_choice(image, text, source, dataset, scenes)
+        _check_choice(image=image, text=text, source=source, dataset=dataset, scenes=scenes)
         check_at_least("batch_size", batch_size, 1)
         check_at_least("num_workers", num_workers or 0, 0)
         check_at_least("max_pixels", max_pixels, 1)
@@ -273,21 +273,15 @@ def _spare_processors() -> int:
     return min(8, len(os.sched_getaffinity(0)) - 1)
 
 
-def _check_choice(
-    image: str | list[str] | None,
-    text: str | list[str] | None,
-    source: str | None,
-    dataset: PairSource | None,
-    scenes: int | None,
-) -> None:
+def _check_choice(**arguments: object) -> None:
     """One way to give pairs, and that one completely."""
-    if (image is None) != (text is None):
-        given, missing = ("image", "text") if text is None else ("text", "image")
-        raise ValueError(f"Expected `image` and `text` but got only `{given}`. Remedy: give `{missing}` as well.")
-    kinds = {"image and text": image, "source": source, "dataset": dataset, "scenes": scenes}
-    given_kinds = [name for name, value in kinds.items() if value is not None]
-    if len(given_kinds) > 1:
+    given = [name for name, value in arguments.items() if value is not None]
+    for one, other in (("image", "text"), ("text", "image")):
+        if one in given and other not in given:
+            raise ValueError(f"Expected `image` and `text` but got only `{one}`. Remedy: give `{other}` as well.")
+    ways = ["image and text" if name == "image" else name for name in given if name != "text"]
+    if len(ways) > 1:
         raise ValueError(
             "Expected one of image and text, source, dataset, or scenes but got "
-            f"{' together with '.join(given_kinds)}. Remedy: leave all but one out."
+            f"{' together with '.join(ways)}. Remedy: leave all but one out."
         )

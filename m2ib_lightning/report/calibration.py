@@ -9,6 +9,7 @@ import numpy as np
 
 from m2ib_lightning.calibration import Calibration, GridPoint
 from m2ib_lightning.report.page import GREY, INK
+from m2ib_lightning.report.table import plain_table
 from m2ib_lightning.types import Layer, Modality
 
 if TYPE_CHECKING:
@@ -25,14 +26,8 @@ def grid_tables(calibration: Calibration) -> list[Table]:
 
 
 def _table(calibration: Calibration, modality: Modality) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     layers, betas, points = _grid(calibration, modality)
-    title = f"{modality}: faithfulness / similarity left"
-    table = Table(
-        box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", title=title, title_justify="left"
-    )
+    table = plain_table(title=f"{modality}: faithfulness / similarity left", title_justify="left")
     table.add_column("layer", no_wrap=True)
     for beta in betas:
         table.add_column(f"beta {beta:g}", justify="right", no_wrap=True)

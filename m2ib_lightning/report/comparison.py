@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from m2ib_lightning.evaluation.bootstrap import Interval, interval, paired_interval
 from m2ib_lightning.evaluation.comparison import Comparison
 from m2ib_lightning.metrics import PairMetric
+from m2ib_lightning.report.table import plain_table
 from m2ib_lightning.types import MODALITIES, Modality
 
 if TYPE_CHECKING:
@@ -186,10 +187,7 @@ def _tables(names: Column, columns: Sequence[Column], comparison: Comparison, wi
 
 
 def _table(columns: Sequence[Column]) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table = plain_table()
     for index, column in enumerate(columns):
         table.add_column(column.header, justify="right" if index else "left", no_wrap=True)
     for row in zip(*(column.cells for column in columns), strict=True):

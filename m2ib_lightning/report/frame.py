@@ -11,7 +11,7 @@ from einops import repeat
 from PIL import Image, ImageDraw, ImageFont
 
 from m2ib_lightning.attribution import spread
-from m2ib_lightning.display import HEAT, Chip, blend, chips, decimals, ground
+from m2ib_lightning.display import HEAT, Chip, blend, chips, cut, decimals, ground
 from m2ib_lightning.report.mask_state import FrameScale, MaskState
 from m2ib_lightning.report.page import GREY, INK, PALE, drawable, font_file
 from m2ib_lightning.report.words import Placed, place
@@ -58,7 +58,7 @@ def _header(draw: ImageDraw.ImageDraw, state: MaskState) -> None:
     right = _font(step, LARGE, "bold")
     draw.text((WIDTH - GAP, 8), step, INK, right, anchor="ra")
     name, font = drawable(state.capacity.text), _font(state.capacity.text, LARGE)
-    draw.text((GAP, 8), _cut(name, font, WIDTH - 3 * GAP - right.getlength(step)), INK, font)
+    draw.text((GAP, 8), cut(name, WIDTH - 3 * GAP - right.getlength(step), font.getlength), INK, font)
 
 
 def _panel_size(image: Image.Image) -> tuple[int, int]:
@@ -88,9 +88,9 @@ def _place_words(state: MaskState, scale: FrameScale) -> list[Placed]:
     words = [(word, nats) for word, nats, _ in state.words()]
     shown = chips(words, "nats", scale.word) or [Chip(word, "", 0.0) for word in state.capacity.text.split()]
     room = _font("", SMALL).getlength(f"{2 * scale.word:{decimals(scale.word)}}") + 8 if words else 0.0
-    cut = [chip._replace(word=_cut(drawable(chip.word), _font(chip.word, MIDDLE), PANEL)) for chip in shown]
-    widths = [round(max(_font(chip.word, MIDDLE).getlength(chip.word) + 10, room)) for chip in cut]
-    placed = place(zip(cut, widths, strict=True), WIDTH - 2 * GAP, gap=4)
+    fitted = [chip._replace(word=cut(drawable(chip.word), PANEL, _font(chip.word, MIDDLE).getlength)) for chip in shown]
+    widths = [round(max(_font(chip.word, MIDDLE).getlength(chip.word) + 10, room)) for chip in fitted]
+    placed = place(zip(fitted, widths, strict=True), WIDTH - 2 * GAP, gap=4)
     first = [word for word in placed if word.line < LINES]
     if len(first) < len(placed):
         first[-1] = first[-1]._replace(chip=Chip("…", "", 0.0))
@@ -111,14 +111,6 @@ def _words(draw: ImageDraw.ImageDraw, placed: list[Placed], scale: FrameScale, y
 
 def _height(placed: list[Placed]) -> int:
     return (placed[-1].line + 1 if placed else 0) * LINE + 30
-
-
-def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[: min(len(text) - 1, int(len(text) * 0.95))]
-    return text + "…"
 
 
 @lru_cache(maxsize=512)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
-from m2ib_lightning.display import shorten
+from m2ib_lightning.display import cut
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,13 +129,7 @@ class Page:
 
 def fit(text: str, width: float, size: float, weight: str = "normal") -> str:
     """The text, cut in its middle if it is wider than `width`."""
-    text = drawable(text)
-    if measure(text, size, weight) <= width:
-        return text
-    keep = len(text)
-    while keep > 2 and measure(shorten(text, keep), size, weight) > width:
-        keep = min(keep - 1, int(keep * 0.95))
-    return shorten(text, keep)
+    return cut(drawable(text), width, lambda some: measure(some, size, weight))
 
 
 def wrap(text: str, width: float, size: float) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.display import decimals, shorten
@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 NONE = "–"
 
 
+def plain_table(**options: Any) -> Table:
+    """A table with a line below its header and nothing else drawn; the options are those of `rich.table.Table`."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    return Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", **options)
+
+
 def results_table(attributions: Iterable[Attribution]) -> Table:
     """One row of two lines for each pair, made for terminals of 80 columns and more.
 
@@ -25,13 +33,11 @@ def results_table(attributions: Iterable[Attribution]) -> Table:
     words with the highest values; the verdict on the maps and, below it, the steps made and why the fit ended. A dash
     stands for what was not explained.
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
     from rich.text import Text
 
     shown = list(attributions)
     units = ", ".join(dict.fromkeys(a.unit for a in shown))
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), leading=1, header_style="bold")
+    table = plain_table(leading=1)
     table.add_column("pair\ntext")  # the only column that gives way in a narrow terminal
     for header in ("similarity\n→ image / text", "region\n(x, y)", f"words\n({units})", "verdict\nsteps, end"):
         table.add_column(header, no_wrap=True)
