@@ -19,7 +19,7 @@ from m2ib_lightning.types import Pair
 
 
 def main() -> None:
-    """Count them."""
+    """Measure the effects of words for what is there and for what is not, and keep the rows."""
     options = options_of(__doc__, scenes=500, scene_seed=60_000, output="outputs/absent_words").parse_args()
     backbone, found = load_backbone(options.backbone), {"absent": [], "there": []}
     for seed in range(options.scene_seed, options.scene_seed + options.scenes):

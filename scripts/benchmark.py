@@ -90,7 +90,7 @@ def released_way(backbone: Backbone, batch: PairBatch, full_text: bool = False) 
     """What the released code computes for one pair, as a plain loop; gradients of weights add up and are never used.
 
     Args:
-        backbone: A CLIP.
+        backbone: The CLIP that is explained.
         batch: Its first pair is explained.
         full_text: Whether the text is padded to the model's full length, as OpenAI's tokenizer does.
     """
@@ -159,8 +159,8 @@ class Floor:
 
     Args:
         run: Given a number of steps.
-        device: Where it runs.
-        steps: Of a whole run.
+        device: The device that it runs on.
+        steps: How many steps a whole run has.
 
     Attributes:
         operations: Floating-point operations of `run(steps)`, attention's included.

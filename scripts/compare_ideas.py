@@ -196,7 +196,7 @@ def numbers(found: dict[str, pd.DataFrame]) -> list[dict[str, str | float]]:
 
 
 def main() -> None:
-    """Try every idea."""
+    """Try every idea on the same scenes and keep the table."""
     options = options_of(__doc__, scenes=60, scene_seed=40_000, output="outputs/ideas").parse_args()
     warnings.simplefilter("ignore")
     keep(numbers(evaluate(options)), options)

@@ -108,7 +108,7 @@ def row_of(
 
 
 def main() -> None:
-    """Fit every schedule."""
+    """Fit every schedule and print what it costs and gives."""
     parser = options_of(__doc__, scenes=60, scene_seed=120_000, output="outputs/cost_and_quality")
     parser.add_argument("schedules", nargs="+", type=Schedule.read)
     parser.add_argument("--modalities", nargs="+", choices=["image", "text"], default=["image", "text"])

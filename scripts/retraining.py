@@ -25,11 +25,11 @@ class Tuning(NamedTuple):
     """How the copy of the model is tuned, by AdamW on CLIP's symmetric contrastive loss.
 
     Attributes:
-        steps: Of the optimiser.
-        batch_size: Pairs in each.
-        rate: Learning rate.
+        steps: How many steps the optimiser makes.
+        batch_size: How many pairs each of them reads.
+        rate: The learning rate of AdamW.
         scale: What cosines are multiplied by in the loss.
-        seed: Of the order of pairs.
+        seed: The order of pairs follows from it.
     """
 
     steps: int = 200
@@ -49,9 +49,9 @@ def removed_pixels(pixels: Tensor, maps: Tensor, mean: Tensor, percentile: float
     """Pixels (B, C, H, W) with those whose map is above its percentile set to the channels' mean.
 
     Args:
-        pixels: Normalised.
+        pixels: The pixels as the model reads them, normalised.
         maps: (B, gh, gw) or (B, H, W), brought to the pixels bilinearly.
-        mean: (C,).
+        mean: What stands in the place of a pixel, (C,).
         percentile: Of each map, 0..100. Of a constant map nothing is removed.
     """
     if maps.shape[-2:] != pixels.shape[-2:]:
@@ -103,9 +103,9 @@ def tuned(
     """A copy of a backbone, tuned on the pairs of a batch; the original stays as it is.
 
     Args:
-        backbone: To start from.
-        batch: All training pairs.
-        tuning: How.
+        backbone: The model to start from.
+        batch: All pairs that it is trained on.
+        tuning: How it is trained.
         tell: Called with each step and its loss.
     """
     copied = copy.deepcopy(backbone)

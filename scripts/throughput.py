@@ -177,11 +177,11 @@ def measure(models: Sequence[str], sizes: Sequence[int], device: str, minutes: f
     """Everything, in so many minutes.
 
     Args:
-        models: Of `MODELS`, or "embedded".
-        sizes: Pairs at once.
-        device: "cpu" or "cuda".
+        models: Which models are measured, of `MODELS` or "embedded".
+        sizes: How many pairs are explained at once.
+        device: The device they run on, "cpu" or "cuda".
         minutes: What would begin later is left out.
-        pairs: Of the prediction from files.
+        pairs: How many pairs the prediction from files has.
     """
     until = time.monotonic() + 60 * minutes
     warnings.simplefilter("ignore")

@@ -72,7 +72,7 @@ class MaskFit(nn.Module):
     Attributes:
         history: Per step a dictionary of (B,) values, see `step`.
         stopping: Which pairs still run.
-        bottlenecks: By modality.
+        bottlenecks: The bottleneck of each tower, by its modality.
     """
 
     def __init__(

@@ -62,7 +62,7 @@ class Stopping:
 
         Args:
             values: (B,) each, by name, "loss/total" among them; already judged.
-            last: The same of the step before.
+            last: The values of the step before, likewise.
             made: Steps made before this one.
         """
         stale = ~self.running & ~(values["loss/total"].isfinite() & (self.updates == made))

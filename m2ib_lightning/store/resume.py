@@ -25,7 +25,7 @@ def check_same(folder: Path, there: Provenance, now: Provenance) -> None:
     """Refuse to add results to those of another model or configuration.
 
     Args:
-        folder: Of the results, for the message.
+        folder: The folder of the results, for the message.
         there: What they were made with.
         now: What further ones would be made with; empty `weights` are not compared.
 
