@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
+from m2ib_lightning.checks import check_choice
 from m2ib_lightning.display import DOUBTFUL, HEAT, attribution_html, blend, scale_top
 from m2ib_lightning.parts import Phrase, Region
 from m2ib_lightning.types import MODALITIES, Box, Modality
@@ -270,8 +271,7 @@ def spread(
     Raises:
         ValueError: There is no such style.
     """
-    if style not in RESAMPLING:
-        raise ValueError(f"Expected `style` to be 'smooth' or 'patch' but got {style!r}. Remedy: choose one of these.")
+    check_choice("style", style, tuple(RESAMPLING))
     height, width = size
     left, upper, right, lower = view
     box = (round(left * width), round(upper * height), round(right * width), round(lower * height))

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.backbones.towers import no_text
-from m2ib_lightning.checks import check_at_least
+from m2ib_lightning.checks import check_at_least, check_choice
 from m2ib_lightning.losses import along
 from m2ib_lightning.methods.embed_alone import embed_alone
 from m2ib_lightning.methods.objective import token_table
@@ -131,7 +131,8 @@ class WithoutPhrase(Difference):
     explained = ("image",)
 
     def __init__(self, spans: Sequence[Span], out: PhraseOut = "mean") -> None:
-        self.spans, self.out = list(spans), checked(out, PhraseOut)
+        check_choice("out", out, get_args(PhraseOut))
+        self.spans, self.out = list(spans), out
 
     def without(self, backbone: Backbone, batch: PairBatch) -> Tensor:
         """Embeddings of the texts without their phrases."""
@@ -218,7 +219,8 @@ class WithoutRegion(Difference):
     explained = ("text",)
 
     def __init__(self, regions: Sequence[np.ndarray], out: RegionOut = "blurred") -> None:
-        self.regions, self.out = list(regions), checked(out, RegionOut)
+        check_choice("out", out, get_args(RegionOut))
+        self.regions, self.out = list(regions), out
 
     def without(self, backbone: Backbone, batch: PairBatch) -> Tensor:
         """Embeddings of the pictures without their regions."""
@@ -343,16 +345,3 @@ def cells_of(region: np.ndarray, view: Box, grid: tuple[int, int]) -> np.ndarray
     seen = Image.fromarray((255 * region).astype(np.uint8)).transform(size, Image.Transform.EXTENT, box)
     share = reduce(np.asarray(seen, dtype=np.float32) / 255, "(gh y) (gw x) -> gh gw", "mean", y=8, x=8)
     return cast(np.ndarray, (share >= 0.5) | (share == share.max()) & (share > 0))
-
-
-def checked(value: Any, kinds: Any) -> Any:
-    """One of the words of a `Literal`.
-
-    Raises:
-        ValueError: It is another.
-    """
-    if value not in get_args(kinds):
-        raise ValueError(
-            f"Expected `out` to be one of {', '.join(get_args(kinds))} but got {value!r}. Remedy: choose one of those."
-        )
-    return value

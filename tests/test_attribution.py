@@ -49,7 +49,7 @@ def test_a_map_by_patches_shows_each_patch_with_its_own_value():
     heat = attribution().heatmap((4, 6), style="patch")
     expected = np.array([[0, 1], [2, 8]], np.float32).repeat(2, 0).repeat(3, 1) / 8
     np.testing.assert_array_equal(heat, expected)
-    with pytest.raises(ValueError, match="'smooth' or 'patch' but got 'bilinear'"):
+    with pytest.raises(ValueError, match="'smooth', 'patch' but got 'bilinear'"):
         attribution().heatmap((4, 6), style="bilinear")
 
 

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from m2ib_lightning.backbones import Backbone
-from m2ib_lightning.checks import check_at_least
+from m2ib_lightning.checks import check_at_least, check_choice
 from m2ib_lightning.data.asked import ask_all
 from m2ib_lightning.data.changes import changed_pairs
 from m2ib_lightning.data.columns import Columns
@@ -109,8 +109,7 @@ class PairDataModule(LightningDataModule):
         check_at_least("batch_size", batch_size, 1)
         check_at_least("num_workers", num_workers or 0, 0)
         check_at_least("max_pixels", max_pixels, 1)
-        if on_error not in ("record", "stop"):
-            raise ValueError(f"Expected `on_error` to be 'record' or 'stop' but got {on_error!r}. Remedy: choose one.")
+        check_choice("on_error", on_error, ("record", "stop"))
         self.image, self.text, self.source, self.dataset = image, text, source, dataset
         self.columns = Columns(
             image_column,

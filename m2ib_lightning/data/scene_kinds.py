@@ -8,6 +8,8 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
+from m2ib_lightning.checks import check_choice
+
 Kind = Literal["plain", "two_of_four", "twice", "small", "clutter", "relation", "attribute", "hard"]
 """What a scene is like.
 
@@ -48,8 +50,7 @@ def scene_counts(kind: Kind, objects: int | None = None, named: int | None = Non
     Raises:
         ValueError: There is no such kind, or it does not go with that many named.
     """
-    if kind not in KINDS:
-        raise ValueError(f"Expected a kind of scene of {', '.join(KINDS)} but got {kind!r}. Remedy: choose one.")
+    check_choice("scene_kind", kind, KINDS)
     if kind == "relation" and named not in (None, 2):
         raise ValueError(
             f"Expected named=2 in scenes of the kind 'relation' but got named={named}. Remedy: leave it out."

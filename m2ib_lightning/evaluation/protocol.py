@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from m2ib_lightning.checks import check_choice
+
 
 class Protocol(NamedTuple):
     """How inputs are masked. Every field goes into the tables' caption.
@@ -27,10 +29,7 @@ class Protocol(NamedTuple):
         Raises:
             ValueError: The name is none of the two.
         """
-        if self.name not in ("corrected", "as_released"):
-            raise ValueError(
-                f"Expected a protocol named 'corrected' or 'as_released' but got {self.name!r}. Remedy: choose one."
-            )
+        check_choice("protocol", self.name, ("corrected", "as_released"))
         return self
 
     @property

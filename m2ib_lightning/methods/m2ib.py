@@ -16,7 +16,7 @@ from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.backbones.frozen import casts_kept
 from m2ib_lightning.bottleneck import INITIAL_ALPHA, NoiseBank, ReadOut
-from m2ib_lightning.checks import check_at_least
+from m2ib_lightning.checks import check_at_least, check_choice
 from m2ib_lightning.losses import Compression, JointTerm, LossTerm, Relevance
 from m2ib_lightning.methods.base import AttributionMethod, as_attributions
 from m2ib_lightning.methods.captured import CapturedSteps, can_be_captured, fill_batch, pad_texts, shape_of
@@ -140,8 +140,7 @@ class M2IB(AttributionMethod):
         check_at_least("noise_chunk", 1 if noise_chunk is None else noise_chunk, 1)
         if not lr > 0:
             raise ValueError(f"Expected `lr` to be above 0 but got {lr}. Remedy: the paper's is 1.")
-        if read_out not in get_args(ReadOut):
-            raise ValueError(f"Expected `read_out` to be one of {get_args(ReadOut)} but got {read_out!r}.")
+        check_choice("read_out", read_out, get_args(ReadOut))
         check_thresholds(thresholds)
         self.layers: dict[Modality, Layer | None] = {"image": image_layer, "text": text_layer}
         self.betas: dict[Modality, float] = {"image": image_beta, "text": text_beta}

@@ -159,7 +159,7 @@ def test_stopping_at_a_bad_pair_names_it_before_anything_is_read(table: Path):
     for stage, on_error in (("predict", "stop"), ("fit", "record"), ("test", "record")):
         with pytest.raises(ValueError, match=r"^Pair 2 of 9, '2': .*gone.png', which does not exist. Remedy: "):
             PairDataModule(source=str(table), on_error=on_error).setup(stage)
-    with pytest.raises(ValueError, match=r"Expected `on_error` to be 'record' or 'stop' but got 'pass'"):
+    with pytest.raises(ValueError, match=r"Expected `on_error` to be one of 'record', 'stop' but got 'pass'"):
         PairDataModule(on_error="pass")  # type: ignore[arg-type]
 
 

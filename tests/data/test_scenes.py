@@ -229,7 +229,7 @@ def test_counts_given_by_hand_win_over_those_of_the_kind():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"kind": "dark"}, "of plain, .*hard but got 'dark'"), ({"kind": "relation", "named": 1}, "but got named=1")],
+    [({"kind": "dark"}, "of 'plain', .*'hard' but got 'dark'"), ({"kind": "relation", "named": 1}, "but got named=1")],
 )
 def test_kinds_that_cannot_be_are_refused(arguments, message):
     with pytest.raises(ValueError, match=f"Expected .*{message}. Remedy: "):
