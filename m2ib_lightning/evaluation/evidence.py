@@ -177,6 +177,17 @@ class PairEvidence:
         found = self._phrases()
         return torch.stack([torch.from_numpy(mask) for _, mask in found]) if found else None
 
+    def phrase_patches(self, modality: Modality) -> Tensor | None:
+        """The raw maps of these phrases, a value per patch."""
+        found = self._phrases()
+        return torch.stack([torch.from_numpy(p.image_map) for p, _ in found]) if found else None
+
+    def phrase_touched(self, modality: Modality) -> Tensor | None:
+        """The patches with a pixel of what each of these phrases names."""
+        found = self._phrases()
+        view = self.attribution.view
+        return torch.stack([touched(mask, view, p.image_map.shape) for p, mask in found]) if found else None
+
     def phrase_others(self, modality: Modality) -> Tensor | None:
         """The other things that the text names, or that could be taken for what it names."""
         masks = [torch.from_numpy(part.mask) for part in self.known.parts]
@@ -316,6 +327,13 @@ def spread_cells(cells: NDArray[np.float32], view: Box, size: tuple[int, ...]) -
     values = torch.from_numpy(np.asarray(cells))
     whole = values[row.clamp(0, cells.shape[0] - 1)][:, column.clamp(0, cells.shape[1] - 1)]
     return torch.where(seen, whole, min(0.0, float(cells.min())))
+
+
+def touched(mask: NDArray[np.bool_], view: Box, grid: tuple[int, ...]) -> Tensor:
+    """(gh, gw) bool, the patches that a mask (H, W) has a pixel in."""
+    numbers = np.arange(1, grid[0] * grid[1] + 1, dtype=np.float32).reshape(grid)
+    under = spread_cells(numbers, view, mask.shape)[torch.from_numpy(mask)]
+    return torch.isin(torch.from_numpy(numbers), under)
 
 
 def first_shown(maps: Tensor, content: Tensor, steps: int, seed: int) -> Tensor:

@@ -42,6 +42,12 @@ class Evidence(Protocol):
     def phrase_truths(self, modality: Modality) -> Tensor | None:
         """What each of these phrases names, (p, h, w) bool."""
 
+    def phrase_patches(self, modality: Modality) -> Tensor | None:
+        """The raw maps of these phrases as the method gave them, a value per patch, (p, gh, gw)."""
+
+    def phrase_touched(self, modality: Modality) -> Tensor | None:
+        """The patches with a pixel of what each of these phrases names, (p, gh, gw) bool."""
+
     def phrase_others(self, modality: Modality) -> Tensor | None:
         """What each of them must be told from: the rest that is named, and the likes of it, (p, h, w) bool."""
 

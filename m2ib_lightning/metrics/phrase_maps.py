@@ -7,25 +7,24 @@ from einops import einsum, rearrange, reduce
 from torch import Tensor
 
 from m2ib_lightning.metrics.base import PairMetric, check_map
+from m2ib_lightning.metrics.pointing_game import pointing_game
 from m2ib_lightning.metrics.relevance_mass import relevance_mass_accuracy
 
 
-def phrase_pointing(maps: Tensor, truths: Tensor) -> Tensor:
+def phrase_pointing(maps: Tensor, touched: Tensor) -> Tensor:
     """Share of the phrases whose highest patch touches what they name; of several equal ones, the share that does.
 
     Args:
-        maps: The maps of P phrases, the pixels of a patch alike, (P, H, W).
-        truths: What each of them names, (P, H, W) bool.
+        maps: The maps of P phrases, a value per patch, (P, gh, gw).
+        touched: The patches with a pixel of what each of them names, (P, gh, gw) bool; a phrase without any is missed.
 
     Returns:
         () in 0..1.
 
-    >>> phrase_pointing(torch.tensor([[[1.0, 1.0, 0.0, 0.0]]]), torch.tensor([[[False, True, False, False]]]))
-    tensor(1.)
+    >>> phrase_pointing(torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]]]), torch.tensor([[[True, False]], [[True, False]]]))
+    tensor(0.7500)
     """
-    check_map(maps, truths)
-    highest = maps == maps.amax((-2, -1), keepdim=True)
-    return (highest & truths).any(-1).any(-1).float().mean()
+    return pointing_game(maps, touched).nan_to_num(0.0).mean()
 
 
 def phrase_mass(maps: Tensor, truths: Tensor) -> Tensor:
@@ -80,7 +79,7 @@ class PhrasePointing(PairMetric):
     """Share of phrases whose highest patch touches what they name; higher is better."""
 
     function = phrase_pointing
-    takes = ("phrase_maps", "phrase_truths")
+    takes = ("phrase_patches", "phrase_touched")
 
 
 class PhraseMass(PairMetric):

@@ -10,7 +10,7 @@ from m2ib_lightning import load_backbone
 from m2ib_lightning.data import PairDataModule, make_scene
 from m2ib_lightning.data.asked import ask_all
 from m2ib_lightning.evaluation import Evaluator
-from m2ib_lightning.methods import M2IB
+from m2ib_lightning.methods import M2IB, UniformMap
 from m2ib_lightning.metrics import (
     PhraseLeak,
     PhraseMass,
@@ -30,7 +30,20 @@ TRUTHS = torch.tensor([[[False, True, False, False]], [[False, False, True, Fals
 
 
 def test_pointing_asks_whether_the_highest_patch_touches():
-    assert phrase_pointing(MAPS, TRUTHS) == 0.5  # the first phrase's patch does, the second's does not
+    maps, touched = torch.tensor([[[3.0, 1.0]], [[4.0, 2.0]]]), torch.tensor([[[True, True]], [[False, True]]])
+    assert phrase_pointing(maps, touched) == 0.5  # the first phrase's patch does, the second's does not
+    assert phrase_pointing(maps, torch.zeros_like(touched)) == 0  # nothing of what they name is seen
+
+
+def test_an_even_map_points_at_what_is_named_as_often_as_chance():
+    pair = Pair("a", (scene := make_scene(60_000, kind="two_of_four")).image, scene.text, truth=scene.truth)
+    method = UniformMap(load_backbone("embedded"))
+    _, (row,) = Evaluator(method, [PhrasePointing()]).explain(ask_all([pair], "truth"))
+    shares = []
+    for index in range(2):
+        cells = (scene.labels == index).reshape(8, 12, 8, 12).any((1, 3))
+        shares.append(cells.mean())
+    assert row["image/PhrasePointing"] == pytest.approx(np.mean(shares)) and max(shares) < 0.5
 
 
 def test_mass_is_the_share_on_what_is_named_and_leak_that_on_the_others():
