@@ -94,11 +94,7 @@ def write_priors(path: str | Path, priors: dict[str, Prior], **about: str) -> No
     Raises:
         OSError: The file cannot be written.
     """
-    tensors = {
-        f"{name}.{part}": getattr(prior, part).contiguous()
-        for name, prior in priors.items()
-        for part in ("mean", "std", "read_mean")
-    }
+    tensors = {f"{name}.{part}": of.contiguous() for name, prior in priors.items() for part, of in vars(prior).items()}
     with replacing(Path(path)) as unfinished:
         save_file(tensors, str(unfinished), metadata=about | {CHECKSUM: _checksum(tensors, about)})
 

@@ -114,8 +114,8 @@ class CapturedSteps:
         self.optimizer.zero_grad()
         fit.hold_stopped()
         self.made += 1
-        for name, place in self.stopping.items():
-            place.copy_(getattr(fit.stopping, name))
+        for name, value in fit.stopping.state().items():
+            self.stopping[name].copy_(value)
         fit.stopping.load(self.stopping)
 
     def _load(self, new: MaskFit) -> None:

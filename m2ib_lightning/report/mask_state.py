@@ -56,7 +56,8 @@ class FrameScale(NamedTuple):
 
     def share(self, values: NDArray[np.float32], what: Literal["patch", "word"] = "patch") -> NDArray[np.float32]:
         """Values as places on the scale, in [0, 1]: the square root, so that a tenth of the top is still seen."""
-        return np.sqrt((values / getattr(self, what)).clip(0, 1)).astype(np.float32)
+        top = self.patch if what == "patch" else self.word
+        return np.sqrt((values / top).clip(0, 1)).astype(np.float32)
 
 
 def _round_up(value: float) -> float:
