@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ class ScoreWriter(Callback):
         show: Whether the means are printed at the end, and logged.
 
     Raises:
-        ValueError: There is no protocol of that name, or the folder holds the scores of another run.
+        ValueError: The folder holds the scores of another run.
         StoreError: Another command writes to the folder.
     """
 
@@ -55,7 +56,7 @@ class ScoreWriter(Callback):
         show: bool = True,
     ) -> None:
         self.folder, self.metrics = Path(folder), metrics
-        self.protocol = (protocol or Protocol()).checked()
+        self.protocol = protocol or Protocol()
         self.controls, self.show = controls, show
         self.store = AttributionStore(self.folder / "attributions")
         self.lock = FolderLock(self.store.folder)
@@ -152,7 +153,7 @@ class ScoreWriter(Callback):
         measured = next(iter(self.evaluators.values())).metrics
         configuration = {
             "settings": method.settings,
-            "protocol": self.protocol._asdict(),
+            "protocol": asdict(self.protocol),
             "metrics": [metric.name for metric in measured],
             "controls": self.controls,
             "precision": precision,

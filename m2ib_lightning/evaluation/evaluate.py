@@ -36,9 +36,6 @@ class Evaluator:
         method: The method; sanity metrics ask it again about changed models and inputs.
         metrics: What is measured; the standard ones by default. They hold the values of all pairs scored here.
         protocol: How inputs are masked.
-
-    Raises:
-        ValueError: There is no protocol of that name.
     """
 
     def __init__(
@@ -47,7 +44,7 @@ class Evaluator:
         metrics: Sequence[PairMetric] | None = None,
         protocol: Protocol | None = None,
     ) -> None:
-        self.method, self.protocol = method, (protocol or Protocol()).checked()
+        self.method, self.protocol = method, protocol or Protocol()
         self.metrics = list(standard_metrics() if metrics is None else metrics)
         self.sanity = Sanity(method)
 

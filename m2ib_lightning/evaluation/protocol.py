@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 from m2ib_lightning.checks import check_choice
 
 
-class Protocol(NamedTuple):
+@dataclass(frozen=True)
+class Protocol:
     """How inputs are masked. Every field goes into the tables' caption.
 
     Attributes:
@@ -16,6 +18,9 @@ class Protocol(NamedTuple):
         seed: Those maskings follow from it, and the order of equal values in an insertion or deletion.
         name: "corrected", or "as_released" for confidence drop and increase as the released scripts of M2IB compute
             them, see `released`; the other metrics are the same in both.
+
+    Raises:
+        ValueError: The name is none of the two.
     """
 
     steps: int = 20
@@ -23,17 +28,11 @@ class Protocol(NamedTuple):
     seed: int = 0
     name: Literal["corrected", "as_released"] = "corrected"
 
-    def checked(self) -> Protocol:
-        """The protocol itself, if its name is one of the two.
-
-        Raises:
-            ValueError: The name is none of the two.
-        """
+    def __post_init__(self) -> None:
         check_choice("protocol", self.name, ("corrected", "as_released"))
-        return self
 
     @property
     def caption(self) -> str:
         """How tables name it: "protocol: corrected (steps=20, masks=32, seed=0)"."""
-        numbers = ", ".join(f"{key}={value}" for key, value in self._asdict().items() if key != "name")
+        numbers = ", ".join(f"{key}={value}" for key, value in asdict(self).items() if key != "name")
         return f"protocol: {self.name} ({numbers})"

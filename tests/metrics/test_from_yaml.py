@@ -39,4 +39,4 @@ def test_the_writer_is_built_with_its_metrics_and_protocol(tmp_path):
     given = {"folder": str(tmp_path), "metrics": named, "protocol": {"name": "as_released", "steps": 5}}
     writer = parser.instantiate_classes(parser.parse_object({"writer": given})).writer
     assert isinstance(writer.metrics, Sequence) and writer.metrics[0].tolerance == 2
-    assert Protocol(*writer.protocol) == Protocol(name="as_released", steps=5)
+    assert writer.protocol == Protocol(name="as_released", steps=5)
