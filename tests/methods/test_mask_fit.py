@@ -129,7 +129,7 @@ def test_a_fit_with_a_stopped_pair_goes_on_from_its_state_as_if_it_had_not_been_
     optimizer.load_state_dict(moments)
     for _ in range(made, 6):
         again.step(optimizer)
-    for a, b in zip(again.image_maps(), whole.image_maps(), strict=True):
+    for a, b in zip(again.maps("image"), whole.maps("image"), strict=True):
         assert torch.equal(a, b)
     assert torch.equal(again.stopping.updates, whole.stopping.updates)
 
