@@ -16,19 +16,24 @@ every score of `compare` as well, and no half of a file may be left. Further arg
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from m2ib_lightning import AttributionStore
+from m2ib_lightning.cli import main as main_of_m2ib
 from m2ib_lightning.files import UNFINISHED
 
 QUICK = ["--model.noise_samples=2", "--trainer.enable_progress_bar=false"]
@@ -49,11 +54,25 @@ WRITTEN = {
 
 def command(verb: str, folder: Path, scenes: int, devices: int, further: list[str]) -> list[str]:
     """What is killed and resumed."""
-    program = [sys.executable, "-m", "m2ib_lightning", verb, f"--data.scenes={scenes}", f"--output={folder}"]
-    program += ["--data.batch_size=16", *VERBS[verb], *further]
+    arguments = [verb, f"--data.scenes={scenes}", f"--output={folder}", "--data.batch_size=16", *VERBS[verb], *further]
     last = folder / WRITTEN["fit"]
-    program += [f"--trainer.devices={devices}"] if devices > 1 else []
-    return program + ([f"--ckpt_path={last}"] if verb == "fit" and last.is_file() else [])
+    arguments += [f"--trainer.devices={devices}"] if devices > 1 else []
+    return arguments + ([f"--ckpt_path={last}"] if verb == "fit" and last.is_file() else [])
+
+
+def start(arguments: list[str], log: Path) -> BaseProcess:
+    """A process that runs it; a fork, which begins with what is imported already."""
+
+    def run() -> None:
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(output, 1), os.dup2(output, 2)
+        if any(argument.startswith("--trainer.devices") for argument in arguments):  # it starts others like itself
+            os.execv(sys.executable, [sys.executable, "-m", "m2ib_lightning", *arguments])
+        main_of_m2ib(arguments)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process
 
 
 def children(pid: int) -> list[int]:
@@ -74,11 +93,10 @@ def unfinished(folder: Path) -> list[Path]:
 
 def kill_at_random(program: list[str], folder: Path, verb: str, chance: random.Random, last: float) -> str | int:
     """Start a run and kill a process of it: at which moment, or the exit status if it ended before."""
-    with folder.with_suffix(".log").open("ab") as output:
-        run = subprocess.Popen(program, stdout=output, stderr=output)
+    run = start(program, folder.with_suffix(".log"))
 
     def until(reached: Callable[[], object], every: float = 0.01) -> None:
-        while run.poll() is None and not reached():
+        while run.is_alive() and not reached():
             time.sleep(every)
 
     moment, wait = chance.choice(("at its start", "in a write", "after a write", "after a write")), 0.0
@@ -92,13 +110,26 @@ def kill_at_random(program: list[str], folder: Path, verb: str, chance: random.R
         wait = chance.uniform(0, 8)
     end = time.monotonic() + wait
     until(lambda: time.monotonic() >= end)
-    if run.poll() is None:
+    assert run.pid is not None
+    if run.is_alive():
         victim = chance.choice([run.pid, *children(run.pid)])
         subprocess.run(["kill", "-9", str(victim)], check=False)
         # Lightning takes the others down when one is missing; one whose launcher is missing stops by itself.
-        run.wait()
-        return moment
-    return run.returncode
+    killed = run.is_alive() or run.exitcode == -signal.SIGKILL
+    run.join()
+    return moment if killed else run.exitcode or 0
+
+
+def whole(program: list[str], log: Path) -> None:
+    """Run it to its end.
+
+    Raises:
+        SystemExit: It did not end well.
+    """
+    run = start(program, log)
+    run.join()
+    if run.exitcode:
+        sys.exit(f"FAILED: exit status {run.exitcode}, see {log}")
 
 
 def compare(undisturbed: Path, killed: Path, scenes: int) -> tuple[bool, float]:
@@ -146,9 +177,7 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     if not args.keep:
-        with (args.folder / "undisturbed.log").open("wb") as output:
-            program = command(args.verb, undisturbed, args.scenes, 1, further)
-            subprocess.run(program, check=True, stdout=output, stderr=output)
+        whole(command(args.verb, undisturbed, args.scenes, 1, further), args.folder / "undisturbed.log")
         print(f"undisturbed: {time.monotonic() - started:.1f} s", flush=True)
 
     chance, moments = random.Random(args.seed), Counter[str]()
@@ -165,9 +194,7 @@ def main() -> None:
         else:
             sys.exit(f"FAILED: exit status {found}, see {args.folder / 'killed.log'}")
     else:
-        with (args.folder / "killed.log").open("ab") as output:
-            program = command(args.verb, killed, args.scenes, args.devices, further)
-            subprocess.run(program, check=True, stdout=output, stderr=output)
+        whole(command(args.verb, killed, args.scenes, args.devices, further), args.folder / "killed.log")
     equal, largest = compare(undisturbed, killed, args.scenes)
     kills = f"{moments.total()} kills of {args.verb} ({', '.join(f'{n} {moment}' for moment, n in moments.items())})"
     print(f"{kills}, {args.devices} processes: every one of {args.scenes} ids once; ", end="")

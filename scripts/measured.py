@@ -164,6 +164,8 @@ TABLES = [
         {
             "one": Run(KILLED, "log.txt", 2000),
             "two": Run(f"{KILLED} --devices 2 --kills 8", "log.txt", 2000),
+            "fit": Run(f"{KILLED} --verb fit --last 2", "log.txt", 4),
+            "compare": Run(f"{KILLED} --verb compare --last 2", "log.txt", 160),
         },
         rendered.last_lines,
     ),
