@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +28,7 @@ from on_scenes import drawn, explain, keep, options_of
 from PIL import Image
 
 from m2ib_lightning import M2IB, Attribution, AttributionStore, load_backbone
+from m2ib_lightning.cli import main as main_of_m2ib
 from m2ib_lightning.data.images import load_image
 
 PART = 512
@@ -88,13 +89,14 @@ def watched(model: str, options: argparse.Namespace) -> list[dict[str, float]]:
     """Run `m2ib predict` over the scenes; pairs written, MiB resident and open files whenever a part has come."""
     folder = options.output / "watched"
     shutil.rmtree(folder, ignore_errors=True)
-    program = [sys.executable, "-m", "m2ib_lightning", "predict", f"--output={folder}", f"--model={model}"]
+    program = ["predict", f"--output={folder}", f"--model={model}"]
     program += [f"--data.scenes={options.scenes}", f"--data.scene_seed={options.scene_seed}"]
     program += [f"--part_pairs={EACH}", "--part_seconds=1e9", "--gallery=false", "--trainer.enable_progress_bar=false"]
     program += ["--model.steps=2"] * (model == "M2IB")
     rows: list[dict[str, float]] = []
-    run, about = subprocess.Popen(program), Path("/proc")
-    while run.poll() is None:
+    run, about = multiprocessing.get_context("fork").Process(target=main_of_m2ib, args=(program,)), Path("/proc")
+    run.start()
+    while run.is_alive():
         pairs = EACH * len(AttributionStore(folder / "attributions").parts)
         with contextlib.suppress(OSError, StopIteration):  # it has just ended
             status = (about / str(run.pid) / "status").read_text().splitlines()
@@ -103,8 +105,8 @@ def watched(model: str, options: argparse.Namespace) -> list[dict[str, float]]:
             if not rows or rows[-1]["pairs"] != pairs:
                 rows.append(row)
         time.sleep(0.05)
-    if run.returncode:
-        sys.exit(f"Expected a prediction that ends well but got the exit status {run.returncode}.")
+    if run.exitcode:
+        sys.exit(f"Expected a prediction that ends well but got the exit status {run.exitcode}.")
     return rows
 
 
