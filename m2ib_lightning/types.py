@@ -146,15 +146,10 @@ class PairBatch(NamedTuple):
 
     def keep(self, rows: Sequence[int]) -> PairBatch:
         """Only the pairs of the given indices; an index may be there more than once."""
-
-        def kept(field: Any) -> Any:
-            if isinstance(field, Mapping):
-                return {name: value[list(rows)] for name, value in field.items()}
-            if field is None:
-                return None
-            return field[list(rows)] if isinstance(field, Tensor) else tuple(field[i] for i in rows if field)
-
-        return self._replace(**{name: kept(field) for name, field in self._asdict().items()})
+        picked = list(rows)
+        fields = self._each(lambda tensor: tensor[picked])._asdict()
+        lists = {name: tuple(of[i] for i in picked if of) for name, of in fields.items() if isinstance(of, tuple)}
+        return self._replace(**fields | lists)
 
     def to(self, device: torch.device) -> PairBatch:
         """The batch on a device; what is in pinned memory goes to a GPU while the processor goes on."""
@@ -165,13 +160,14 @@ class PairBatch(NamedTuple):
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> PairBatch:
-        return self._replace(
-            pixel_values=change(self.pixel_values),
-            input_ids=change(self.input_ids),
-            attention_mask=change(self.attention_mask),
-            targets=self.targets and {modality: change(target) for modality, target in self.targets.items()},
-            weights=None if self.weights is None else change(self.weights),
-        )
+        """The batch with each of its tensors changed."""
+
+        def changed(field: Any) -> Any:
+            if isinstance(field, Mapping):
+                return {name: change(value) for name, value in field.items()}
+            return change(field) if isinstance(field, Tensor) else field
+
+        return self._replace(**{name: changed(field) for name, field in self._asdict().items()})
 
     def distinct(self) -> tuple[PairBatch, list[int]]:
         """The batch with each of its `pairs` once, and for each row the one that it has there.

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from einops import rearrange, reduce, repeat
+from einops import rearrange, reduce
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -88,7 +88,8 @@ class Objective:
 
     def embed(self, inputs: Tensor) -> Tensor:
         """F_m (k, b, e) of other inputs, (k, b, 3, h, w) or (k, b, l, d)."""
-        many, flat = repeat_pairs(self.batch, len(inputs)), rearrange(inputs, "k b ... -> (k b) ...")
+        flat = rearrange(inputs, "k b ... -> (k b) ...")
+        many = self.batch.keep([*range(len(self.inputs))] * len(inputs))  # one copy of the pairs after another
         if self.modality == "image":
             hidden = self.tower.prefix(many._replace(pixel_values=flat), "embeddings")
         else:
@@ -187,22 +188,6 @@ def gradients() -> Iterator[None]:
     """Turn gradients on, also inside `torch.inference_mode()`."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
-
-
-def repeat_pairs(batch: PairBatch, times: int) -> PairBatch:
-    """The pairs of a batch several times, one copy after another."""
-    if times == 1:
-        return batch
-    return batch._replace(
-        pixel_values=repeat(batch.pixel_values, "b c h w -> (k b) c h w", k=times),
-        input_ids=repeat(batch.input_ids, "b l -> (k b) l", k=times),
-        attention_mask=repeat(batch.attention_mask, "b l -> (k b) l", k=times),
-        views=batch.views * times,
-        tokens=batch.tokens * times,
-        spans=batch.spans * times,
-        truncated=batch.truncated * times,
-        pairs=batch.pairs * times,
-    )
 
 
 class _TokenEmbeddings(TorchFunctionMode):
