@@ -26,6 +26,7 @@ CALIBRATED = "python scripts/calibrated_on_scenes.py --pairs 24 --image_layers 0
 WATCHING = "python scripts/watching_cost.py --logger wandb --repeats 3 --output {output}"
 SPEED = Run("python scripts/benchmark.py --scaling --output {output}/benchmark.json", "benchmark.json")
 KILLED = "python scripts/kill_and_resume.py --scenes {scenes} --folder {output}/run"
+READER = "python scripts/measure_reader.py --reader {trained} --scenes {scenes} --output {output}"
 PHRASES = "python scripts/measure_phrases.py --scenes {scenes} --output {output}"
 FIVE = (rendered.OURS, "M2IB-released", "Chefer-cosine", "KernelSHAP", "RandomMap")
 KINDS = ("plain", "two_of_four", "twice", "small", "clutter", "relation", "attribute")
@@ -104,6 +105,15 @@ TABLES = [
         MEASUREMENTS,
         {"keep": Run("python scripts/measure_keep.py --scenes {scenes} --output {output}", scenes=200)},
         rendered.keep_table,
+    ),
+    Table(
+        "reader",
+        MEASUREMENTS,
+        {
+            "trained": Run("m2ib train-reader --output {output}", "reader.safetensors"),
+            "reader": Run(READER, scenes=200),
+        },
+        rendered.reader_table,
     ),
     Table(
         "verdicts",

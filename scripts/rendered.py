@@ -209,6 +209,21 @@ def keep_table(files: Mapping[str, Path]) -> str:
     return markdown(["", *two, *one], cells)
 
 
+def reader_table(files: Mapping[str, Path]) -> str:
+    """A row for the fit, for Grad-ECLIP, for a reader alone and for a few steps from it and from the ordinary start."""
+    two = {"Pearson": 3, "lowest": 2}
+    one = {"pointing": 3, "mass": 3, "word first": 2, "time": 2}
+    cells = (
+        [
+            row["way"],
+            *(number(row[head], n) for head, n in one.items()),
+            *(f"{number(row[f'image {head}'], n)} / {number(row[f'text {head}'], n)}" for head, n in two.items()),
+        ]
+        for row in rows_of(files["reader"])
+    )
+    return markdown(["", *one, *two], cells)
+
+
 def verdicts_table(files: Mapping[str, Path]) -> str:
     """A row for each kind of pairs: how many are flagged, why, and whether the maps point."""
     rows, shown = rows_of(files["verdicts"]), []

@@ -25,6 +25,7 @@ from m2ib_lightning.methods.mask_fit import MaskFit, TowerSetting
 from m2ib_lightning.methods.mismatched import match_scores
 from m2ib_lightning.methods.objective import gradients
 from m2ib_lightning.methods.priors import default_layer, find_priors
+from m2ib_lightning.methods.reader import MaskReader
 from m2ib_lightning.methods.stopping import CONVERGED, DIVERGED, REASONS
 from m2ib_lightning.prior import Prior
 from m2ib_lightning.types import MODALITIES, Layer, Modality, Pair, PairBatch
@@ -70,12 +71,16 @@ class M2IB(AttributionMethod):
         keep: Instead of betas, the share of a pair's clean similarity that is to be left through each bottleneck, in
             (0, 1]: each pair is compressed as far as that allows. The beta of each step stands in the history as
             "image/beta" and "text/beta". A similarity below 0 may fall by (1 - keep) of its size.
-        steps: Optimisation steps, >= 1. Under `fit` this is the Trainer's `max_epochs`. Six with `lr` 1.5 and
-            `initial_alpha` 3 take 0.6 of the time and give nearly the same maps, but fall short with `keep`.
+        steps: Optimisation steps, >= 1, or >= 0 with a `reader`. Under `fit` this is the Trainer's `max_epochs`. Six
+            with `lr` 1.5 and `initial_alpha` 3 take 0.6 of the time and give nearly the same maps, but fall short with
+            `keep`.
         noise_samples: Noise samples a step, >= 1; the paper has 10. 2 antithetic ones give the same maps.
         lr: Learning rate, > 0: about how far a mask's logit moves in a step.
         initial_alpha: Logit that the masks start from. From 5, as in the paper, the first steps close all masks alike,
             since there is hardly any noise yet that could tell them apart.
+        reader: A folder that `m2ib train-reader` wrote for this model and setting. Masks then start from what it reads
+            off a pair, and with 0 steps that is the result, for the cost of one pass; how much similarity it leaves is
+            not measured then.
         optimizer: Made with the masks and given `lr`.
         prior: What noise is drawn from: "unit", N(0, 1) as in the paper; "measured", the mean and standard deviation
             of each channel over composed scenes; or a file that `m2ib calibrate` wrote.
@@ -115,6 +120,7 @@ class M2IB(AttributionMethod):
         noise_samples: int = 2,
         lr: float = 1.0,
         initial_alpha: float = INITIAL_ALPHA,
+        reader: str | None = None,
         optimizer: OptimizerCallable = torch.optim.Adam,
         prior: str = "measured",
         read_out: ReadOut = "mean",
@@ -131,7 +137,7 @@ class M2IB(AttributionMethod):
         super().__init__(backbone, modalities)
         # A step is several backward passes, one for each chunk of noise.
         self.automatic_optimization = False
-        check_at_least("steps", steps, 1)
+        check_at_least("steps", steps, 1 if reader is None else 0)
         check_at_least("noise_samples", noise_samples, 1)
         check_at_least("image_beta", image_beta, 0)
         check_at_least("text_beta", text_beta, 0)
@@ -147,6 +153,7 @@ class M2IB(AttributionMethod):
         self.keep = keep
         self.steps, self.noise_samples, self.lr, self.optimizer = steps, noise_samples, lr, optimizer
         self.initial_alpha = initial_alpha
+        self.reader = None if reader is None else MaskReader.load(reader)
         self.prior, self.read_out = prior, read_out
         self.loss_terms = nn.ModuleList(loss_terms if loss_terms is not None else [Compression(), Relevance()])
         _check_terms(self._terms, self.modalities)
@@ -182,7 +189,18 @@ class M2IB(AttributionMethod):
                 self.towers[m] = TowerSetting(
                     layers[m], self.betas[m], found[m], self.read_out, self.initial_alpha, suffix
                 )
+            if self.reader is not None:
+                self.reader.check(self.setting, {m: tower.prior for m, tower in self.towers.items()})
+                self.reader.to(backbone.device)
         return backbone
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """What masks are the best for; a reader of masks is of one such setting."""
+        found: dict[str, Any] = {"weights": self.prepare().weight_hash, "read_out": self.read_out}
+        for modality, tower in self.towers.items():
+            found |= {f"{modality}_layer": tower.layer, f"{modality}_beta": tower.beta}
+        return found | {"loss_terms": [f"{type(term).__name__} {term.weight:g}" for term in self._terms]}
 
     def new_fit(self, batch: PairBatch) -> MaskFit:
         """Fresh masks for a batch of pairs."""
@@ -196,6 +214,7 @@ class M2IB(AttributionMethod):
             self.patience,
             self.noise_chunk,
             self.keep,
+            self.reader,
         )
 
     @property
@@ -242,6 +261,8 @@ class M2IB(AttributionMethod):
         """The fit of a batch after all its steps, made as a CUDA graph, or None where it cannot be one."""
         if self.prepare().device.type != "cuda" or not self.graphs or self.keep is not None:
             return None
+        if self.reader is not None:  # a graph opens its masks alike
+            return None
         text = self.prepare().text
         whole = fill_batch(batch if text.reads_padding else pad_texts(batch, text.length), self._pairs)
         fit = self.new_fit(whole)
@@ -265,13 +286,14 @@ class M2IB(AttributionMethod):
         """Attributions from the masks as they are now.
 
         Args:
-            fit: After one step or more.
+            fit: After one step or more, or with masks that a reader found.
             running: Stop reason of the pairs that have not stopped by themselves.
         """
         updates, reasons = fit.stopping.updates.tolist(), fit.stopping.reason.tolist()
         # A loss that stopped its pair was computed and is shown; one that is not finite is not.
         shown = [n + (reason in (CONVERGED, DIVERGED)) for n, reason in zip(updates, reasons, strict=True)]
-        history = {name: torch.stack([v[name] for v in fit.history]).cpu().numpy() for name in fit.history[0]}
+        names = fit.history[0] if fit.history else ()
+        history = {name: torch.stack([v[name] for v in fit.history]).cpu().numpy() for name in names}
         count = len(shown)
         # Along another target than the other modality it is no similarity, and stands in the history alone.
         held, through = fit.held(), {f"{m}_score": [float("nan")] * count for m in MODALITIES}

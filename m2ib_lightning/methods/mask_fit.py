@@ -18,6 +18,7 @@ from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.bottleneck import InformationBottleneck, NoiseBank, ReadOut
 from m2ib_lightning.losses import Bottlenecked, JointTerm, LossTerm, MovingTerm, along
 from m2ib_lightning.methods.keeping import DRAWS, Held, beta_ratio, compress_until, least
+from m2ib_lightning.methods.reader import MaskReader
 from m2ib_lightning.methods.stopping import NON_FINITE, Stopping
 from m2ib_lightning.prior import Prior
 from m2ib_lightning.types import MODALITIES, HiddenStates, Layer, Modality, PairBatch
@@ -68,6 +69,7 @@ class MaskFit(nn.Module):
         patience: How many such steps a pair is given.
         noise_chunk: Noise samples computed at once, or None for what keeps the device busy. Changes no result.
         keep: Share of the clean similarity that is to be left; the beta of a tower is then what a pair starts from.
+        reader: What the masks start from, read off the pairs; alike for all of them by default.
 
     Attributes:
         history: Per step a dictionary of (B,) values, see `step`.
@@ -86,11 +88,12 @@ class MaskFit(nn.Module):
         patience: int = 1,
         noise_chunk: int | None = None,
         keep: float | None = None,
+        reader: MaskReader | None = None,
     ) -> None:
         super().__init__()
         if batch.targets is not None:
             towers = {modality: tower for modality, tower in towers.items() if modality in batch.targets}
-        self._backbone = [backbone]  # in a list: its weights are none of the fit's
+        self._backbone, self._reader = [backbone], [reader]  # in lists: their weights are none of the fit's
         self.batch, self.towers, self.noise, self.noise_chunk = batch, dict(towers), noise, noise_chunk
         self.terms, self.keep = _named_terms(loss_terms, self.towers), keep
         self.hidden: dict[Modality, HiddenStates] = {}
@@ -104,6 +107,21 @@ class MaskFit(nn.Module):
         self.stopping = Stopping(self.pairs, tolerance, patience, self.clean["image"].device)
         self._before: dict[Modality, Tensor] = {}
         self._held: dict[Modality, Held] = {}
+        self._open_masks()
+
+    def _open_masks(self) -> None:
+        """Put every mask to what a fit starts from."""
+        for modality, tower in self.towers.items():
+            alpha, reader = self.bottleneck(modality).alpha, self._reader[0]
+            if reader is None:
+                nn.init.constant_(alpha, tower.start)
+            else:
+                with torch.no_grad():
+                    alpha.copy_(self.read_masks(reader, modality))
+
+    def read_masks(self, reader: MaskReader, modality: Modality) -> Tensor:
+        """(B, L, D) mask logits that a reader finds for the pairs of the batch."""
+        return reader(modality, self.hidden[modality], self.clean[modality], self.target(modality)).float()
 
     @property
     def backbone(self) -> Backbone:
@@ -330,8 +348,7 @@ class MaskFit(nn.Module):
         self.stopping = Stopping(
             self.pairs, self.stopping.tolerance, self.stopping.patience, self.clean["image"].device
         )
-        for modality in self.towers:
-            nn.init.constant_(self.bottleneck(modality).alpha, self.towers[modality].start)
+        self._open_masks()
 
     @torch.no_grad()
     def held(self) -> dict[Modality, Held]:

@@ -1,4 +1,4 @@
-"""Verbs of `m2ib` that are no method of the Trainer: one module here for each, of the verb's name.
+"""Verbs of `m2ib` that are no method of the Trainer: one module here for each, of the verb's name with _ for -.
 
 The first line of the module's docstring is its line in `m2ib --help`. It has two functions, and imports what is slow
 inside them:
@@ -17,12 +17,12 @@ from types import ModuleType
 
 def names() -> list[str]:
     """The verbs that have a module here, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
 
 
 def load(name: str) -> ModuleType:
     """The module of a verb."""
-    return importlib.import_module(f"{__name__}.{name}")
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
 
 
 def description(name: str) -> str:
