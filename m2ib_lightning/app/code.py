@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -39,18 +41,30 @@ def as_python(source: str, reduced: bool, text: str, arguments: Mapping[str, Any
     return "\n".join(lines)
 
 
-def as_command(source: str, text: str, arguments: Mapping[str, Any]) -> str:
-    r"""The command that does the same.
+def as_command(source: str, reduced: bool, text: str, arguments: Mapping[str, Any]) -> str:
+    r"""The commands that do the same; a foil is said in a table.
 
     Example:
-        >>> print(as_command("cat.jpg", "it's a cat", {"image_beta": 3.0}))
+        >>> print(as_command("cat.jpg", False, "it's a cat", {"image_beta": 3.0}))
         m2ib fit --data.image cat.jpg --data.text 'it'"'"'s a cat' \
             --model.image_beta 3.0
+        >>> print(as_command("cat.jpg", False, "a cat", {"against": "a dog", "phrases": "auto"}))
+        printf '%s\n' image,text,against 'cat.jpg,a cat,a dog' > pair.csv
+        m2ib fit --data.source pair.csv \
+            --phrases auto
     """
-    file = "picture.png" if "(" in source else source
-    said = "".join(f" \\\n    --model.{name} {shlex.quote(str(value))}" for name, value in arguments.items())
-    note = "# picture.png is among the files to save\n" if file != source else ""
-    return f"{note}m2ib fit --data.image {shlex.quote(file)} --data.text {shlex.quote(text)}{said}"
+    made = "(" in source or reduced
+    file, named = "picture.png" if made else source, dict(arguments)
+    lines = ["# picture.png is among the files to save"] * made
+    said = f"--data.image {shlex.quote(file)} --data.text {shlex.quote(text)}"
+    if "against" in named:
+        table = io.StringIO()
+        csv.writer(table, lineterminator="").writerow([file, text, named.pop("against")])
+        lines.append(f"printf '%s\\n' image,text,against {shlex.quote(table.getvalue())} > pair.csv")
+        said = "--data.source pair.csv"
+    for name, value in named.items():
+        said += f" \\\n    --{name if name == 'phrases' else f'model.{name}'} {shlex.quote(str(value))}"
+    return "\n".join([*lines, f"m2ib fit {said}"])
 
 
 def _quoted(value: Any) -> str:

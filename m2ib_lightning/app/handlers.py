@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 import yaml
@@ -21,7 +21,6 @@ from m2ib_lightning.app.pictures import SIDE, picture_uri, read_picture
 from m2ib_lightning.app.side_by_side import compare
 from m2ib_lightning.app.view import frame, message, view
 from m2ib_lightning.attribution import Attribution
-from m2ib_lightning.parts import Phrase
 from m2ib_lightning.types import Pair
 
 
@@ -34,7 +33,6 @@ class Visit:
         source: The picture's file, or an expression that makes it.
         reduced: Whether it was larger.
         found: The last answer that was given.
-        words: Where single words of the caption are in the picture.
         frames: Steps of the last fit, as the page is told them.
         problem: Why there is no picture.
     """
@@ -43,7 +41,6 @@ class Visit:
     source: str = ""
     reduced: bool = False
     found: Explained | None = None
-    words: dict[int, Phrase] | None = None
     frames: tuple[dict[str, Any], ...] = ()
     problem: str = ""
 
@@ -90,61 +87,51 @@ class Handlers:
         shown = gr.HTML(value=message("Explaining …"), picture=picture_uri(picture))
         return Visit(picture, example.source), picture, example.caption, example.foil, shown
 
-    def explain(self, visit: Visit, caption: str, foil: str, layer: float, beta: float) -> Iterator[tuple[Any, ...]]:
+    def explain(self, visit: Visit, caption: str, foil: str, *settings: Any) -> Iterator[tuple[Any, ...]]:
         """Explain the pair and show the masks at every step."""
         if visit.picture is None and not caption.strip():
             yield gr.skip(), gr.skip(), gr.skip(), gr.skip()
             return
         frames: list[dict[str, Any]] = []
-        found = None
+        answered = False
         try:
-            pair = visit.pair(caption)
-            for found in self.explainer.watch(pair, Knobs(int(layer), beta, foil.strip())):
-                frames.append(frame(found.attribution))
-                if not found.exact:
+            for found in self.explainer.watch(visit.pair(caption), knobs_of(foil, *settings)):
+                if not answered:
+                    frames.append(frame(found.attribution))
+                answered = found.exact
+                if answered:
+                    yield self._answer(replace(visit, found=found, frames=tuple(frames)))
+                else:
                     total = self.explainer.default.steps
                     yield view(found.attribution, frames, running=True, total=total), gr.skip(), gr.skip(), gr.skip()
         except ValueError as problem:
             asked = bool(visit.problem) or (visit.picture is not None and bool(caption.strip()))
             yield message(str(problem), error=asked), gr.skip(), "", ""
-            return
-        assert found is not None
-        yield self._answer(replace(visit, found=found, words=None, frames=tuple(frames)))
 
-    def adjust(self, visit: Visit, caption: str, foil: str, layer: float, beta: float) -> Iterator[tuple[Any, ...]]:
-        """A slider was moved."""
-        if visit.found is None or visit.picture is None:
+    def adjust(self, visit: Visit, caption: str, foil: str, *settings: Any) -> Iterator[tuple[Any, ...]]:
+        """A slider was moved: the caption and foil stay those that are shown."""
+        if visit.found is None:
             yield gr.skip(), gr.skip(), gr.skip(), gr.skip()
             return
-        pair = visit.pair(visit.found.attribution.text)
-        for found in self.explainer.adjust(visit.found, pair, Knobs(int(layer), beta, visit.found.knobs.against)):
+        for found in self.explainer.adjust(visit.found, knobs_of(visit.found.knobs.against, *settings)):
             yield self._answer(replace(visit, found=found, frames=(frame(found.attribution),)))
-
-    def words(self, visit: Visit) -> tuple[Any, Visit]:
-        """After an answer: where each word of the caption is in the picture."""
-        if visit.found is None or visit.words is not None:
-            return gr.skip(), gr.skip()
-        found = visit.found.attribution
-        visit = replace(visit, words=self.explainer.by_word(visit.pair(found.text), found))
-        return self._answer(visit)[0], visit
 
     def _answer(self, visit: Visit) -> tuple[Any, ...]:
         assert visit.found is not None
-        found = visit.found.attribution
-        knobs = visit.found.knobs
-        shown = view(found, visit.frames, visit.words, exact=visit.found.exact, against=knobs.against)
+        found, knobs = visit.found.attribution, visit.found.knobs
+        shown = view(found, visit.frames, exact=visit.found.exact, against=knobs.against)
         said = self.explainer.said(knobs)
         return (
             shown,
             visit,
             as_python(visit.source, visit.reduced, found.text, said),
-            "" if knobs.against else as_command(visit.source, found.text, said),
+            as_command(visit.source, visit.reduced, found.text, said),
         )
 
-    def side_by_side(self, visit: Visit, caption: str, chosen: Sequence[str]) -> Iterator[str]:
+    def side_by_side(self, chosen: Sequence[str], visit: Visit, caption: str, *settings: Any) -> Iterator[str]:
         """Other methods on the same pair."""
         try:
-            yield from compare(self.explainer, visit.pair(caption), chosen)
+            yield from compare(self.explainer, visit.pair(caption), knobs_of(*settings), chosen)
         except ValueError as problem:
             yield f'<p role="alert">{escape(str(problem))}</p>'
 
@@ -174,6 +161,11 @@ class Handlers:
                     yield said, inside, gr.DownloadButton(value=str(state.archive), visible=True)
         except ValueError as problem:
             yield f'<p role="alert">{escape(str(problem))}</p>', "", gr.DownloadButton(visible=False)
+
+
+def knobs_of(foil: str, layer: float, beta: float, trade: Literal["beta", "keep"], keep: float) -> Knobs:
+    """What the page's inputs say."""
+    return Knobs(int(layer), beta, keep if trade == "keep" else None, foil.strip())
 
 
 def save_files(found: Attribution, picture: Image.Image) -> list[str]:

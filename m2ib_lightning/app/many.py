@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from m2ib_lightning.app.explaining import Explainer
 from m2ib_lightning.app.pictures import read_picture
+from m2ib_lightning.data.asked import read_asked
 from m2ib_lightning.data.folders import IMAGES, CaptionFolder
 from m2ib_lightning.data.images import StoredImage
 from m2ib_lightning.data.pairs import PairReference, PairSource, Reference
@@ -95,7 +96,7 @@ def explain_all(explainer: Explainer, files: Sequence[str | Path], output: Path)
             pairs = [_read(reference, inputs) for reference in references[start : start + BATCH]]
             good = [pair for pair in pairs if isinstance(pair, Pair)]
             with explainer.lock:
-                found = explainer.default.attribute(explainer.backbone.preprocess_pairs(good)) if good else []
+                found = explainer.default.explain(explainer.backbone.preprocess_pairs(good)) if good else []
             for pair, attribution in zip(good, found, strict=True):
                 save_pair_figure(attribution, pair.image, work / "pictures" / f"{pair.id}.png")
                 small = pair.image.copy()
@@ -121,7 +122,12 @@ def _read(reference: Reference | BadPair, folder: Path) -> Pair | BadPair:
             raise ValueError(f"Expected {file.name!r} among the uploaded files but it is not. Remedy: add it.")
         if not reference.text.strip():
             raise ValueError("Expected a caption but got an empty text. Remedy: write one or leave the pair out.")
-        return Pair(reference.id, read_picture(file), reference.text, file.name)
+        asked = read_asked(reference.asked, reference.text)
+        if not isinstance(asked.against, str | None):
+            raise ValueError(
+                "Expected a caption to explain against but got a picture. Remedy: `m2ib predict` takes it."
+            )
+        return Pair(reference.id, read_picture(file), reference.text, file.name, asked=asked)
     except ValueError as problem:
         return BadPair(reference.id, reference.text, file.name, str(problem))
 

@@ -70,9 +70,18 @@ def build(explainer: Explainer) -> gr.Blocks:
                 )  # fmt: skip
             with gr.Column(elem_id="further", min_width=280):
                 with gr.Accordion("Settings", open=True):
+                    trade = gr.Radio(
+                        [("by a price (beta)", "beta"), ("to a share of the similarity (keep)", "keep")],
+                        value="keep" if knobs.keep else "beta", label="Compress", elem_id="trade",
+                    )  # fmt: skip
                     beta = gr.Slider(
                         0.1, 30, knobs.image_beta, step=0.1, label="Compression of the picture (beta)", elem_id="beta",
-                        info="More: fewer patches, and less of the similarity is left.",
+                        info="More: fewer patches, and less of the similarity is left.", visible=not knobs.keep,
+                    )  # fmt: skip
+                    keep = gr.Slider(
+                        0.5, 1, knobs.keep or 0.9, step=0.01, label="Share of the similarity to keep (keep)",
+                        info="Picture and caption are each compressed as far as that allows.", elem_id="keep",
+                        visible=bool(knobs.keep),
                     )  # fmt: skip
                     layer = gr.Slider(
                         0, deepest, knobs.image_layer, step=1, label="Layer of the picture", elem_id="layer",
@@ -103,22 +112,22 @@ def build(explainer: Explainer) -> gr.Blocks:
                 css_template="iframe { width: 100%; height: 80vh; border: 1px solid #8884; }", elem_id="gallery"
             )
 
-        answer, asked = [shown, visit, python, command], [visit, caption, foil, layer, beta]
+        answer = [shown, visit, python, command]
+        asked = [visit, caption, foil, layer, beta, trade, keep]
 
-        def then_explain(event: Any) -> None:
-            told = event.then(page.explain, asked, answer, **ONE_AT_A_TIME)
-            told.then(page.words, visit, [shown, visit], **ONE_AT_A_TIME)
-
-        then_explain(picture.input(page.read, picture, [visit, shown], **AT_ONCE))
-        picked = examples.select(_index, None, chosen, **AT_ONCE)
-        then_explain(picked.then(page.example, chosen, [visit, picture, caption, foil, shown], **AT_ONCE))
-        then_explain(blocks.load(page.example, chosen, [visit, picture, caption, foil, shown], **AT_ONCE))
-        for event in (go.click, caption.submit, foil.submit):
-            event(page.explain, asked, answer, **ONE_AT_A_TIME).then(page.words, visit, [shown, visit], **ONE_AT_A_TIME)
-        for knob in (beta, layer):
+        read = picture.input(page.read, picture, [visit, shown], **AT_ONCE)
+        picked = examples.select(_index, None, chosen, **AT_ONCE).then
+        for event in (picked, blocks.load):
+            event(page.example, chosen, [visit, picture, caption, foil, shown], **AT_ONCE).then(
+                page.explain, asked, answer, **ONE_AT_A_TIME
+            )
+        for event in (read.then, go.click, caption.submit, foil.submit):
+            event(page.explain, asked, answer, **ONE_AT_A_TIME)
+        for knob in (beta, layer, trade, keep):
             knob.input(page.adjust, asked, answer, **ONE_AT_A_TIME)
+        trade.input(_shown_for, trade, [beta, keep], **AT_ONCE)
         save.click(page.save, visit, [files, ready], **AT_ONCE)
-        beside.click(page.side_by_side, [visit, caption, others], cards, **ONE_AT_A_TIME)
+        beside.click(page.side_by_side, [others, *asked], cards, **ONE_AT_A_TIME)
         run.click(
             page.many,
             given,
@@ -134,6 +143,11 @@ def _index(event: gr.EventData) -> int:
     """Which example was chosen; what the browser says is checked."""
     index = event._data.get("index") if isinstance(event._data, dict) else 0
     return index if isinstance(index, int) and 0 <= index < len(EXAMPLES) else 0
+
+
+def _shown_for(trade: str) -> tuple[Any, Any]:
+    """The slider that says what was chosen, and not the other."""
+    return gr.Slider(visible=trade == "beta"), gr.Slider(visible=trade == "keep")
 
 
 def _path(payload: Any) -> str | None:

@@ -11,7 +11,7 @@ from inspect import isabstract
 from PIL import Image
 
 from m2ib_lightning import methods
-from m2ib_lightning.app.explaining import Explainer
+from m2ib_lightning.app.explaining import Explainer, Knobs
 from m2ib_lightning.app.pictures import picture_uri
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.display import words_html
@@ -53,8 +53,14 @@ def names() -> list[str]:
     return sorted(found, key=lambda name: (name in CONTROLS, name in SLOW, name))
 
 
-def compare(explainer: Explainer, pair: Pair, chosen: Sequence[str]) -> Iterator[str]:
+def compare(explainer: Explainer, pair: Pair, knobs: Knobs, chosen: Sequence[str]) -> Iterator[str]:
     """HTML with a card for each method, growing as they finish.
+
+    Args:
+        explainer: The model, and M2IB.
+        pair: The pair.
+        knobs: M2IB's settings, and the foil for all.
+        chosen: The others' names.
 
     Raises:
         ValueError: Too many are chosen, or the model cannot be explained by one of them.
@@ -67,18 +73,16 @@ def compare(explainer: Explainer, pair: Pair, chosen: Sequence[str]) -> Iterator
         with explainer.lock:
             start = time.perf_counter()
             try:
-                found = _explain(explainer, pair, name)
+                found = _explain(explainer, pair, knobs, name)
                 done.append(_card(name, found, pair.image, time.perf_counter() - start))
             except ValueError as problem:
                 done.append(f"<article><h3>{name}</h3><p>{escape(str(problem))}</p></article>")
     yield _page(done, "")
 
 
-def _explain(explainer: Explainer, pair: Pair, name: str) -> Attribution:
-    kind = getattr(methods, name)
-    method = explainer.default if name == "M2IB" else kind(backbone=explainer.backbone)
-    batch = method.prepare().preprocess_pairs([pair])
-    return method.attribute(batch)[0]
+def _explain(explainer: Explainer, pair: Pair, knobs: Knobs, name: str) -> Attribution:
+    method = explainer.method(knobs) if name == "M2IB" else getattr(methods, name)(backbone=explainer.backbone)
+    return method.explain(method.prepare().preprocess_pairs([knobs.asked(pair)]))[0]
 
 
 def _page(cards: Sequence[str], status: str) -> str:

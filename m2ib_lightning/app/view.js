@@ -15,7 +15,7 @@ function current() {
   const word = hovered ?? pinned;
   if (word !== null && answer.maps[word]) {
     const map = answer.maps[word];
-    return { map, top: map.top, says: map.effect < 0 ? `what speaks against “${answer.words[word]}”: without it the pair is more similar` : `where “${answer.words[word]}” is` };
+    return { map, top: map.top, says: map.effect < 0 ? `what speaks against “${map.text}”: without it the pair is more similar` : `where “${map.text}” is` };
   }
   const map = answer.frames[shown()].map;
   const last = answer.frames.at(-1).map;

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.display import decimals, on_no_word
-from m2ib_lightning.parts import Phrase
 from m2ib_lightning.verdict import SENTENCES, headline
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ def frame(a: Attribution) -> dict[str, Any]:
 def view(
     a: Attribution,
     frames: Sequence[dict[str, Any]] = (),
-    phrases: Mapping[int, Phrase] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """An answer.
@@ -39,7 +37,6 @@ def view(
     Args:
         a: The result that is shown.
         frames: Of the steps on the way, the last one that of `a`.
-        phrases: Where single words are in the picture, by their place in the caption.
         more: Further values: "running", "total", "against", ...
     """
     words = [] if a.text_map is None else a.words()
@@ -53,7 +50,7 @@ def view(
         "view": [round(edge, 4) for edge in a.view],
         "special": on_no_word(a),
         "scores": _scores(a),
-        "wordMaps": {str(i): cells(p.image_map) | {"effect": number(p.effect)} for i, p in (phrases or {}).items()},
+        "wordMaps": _word_maps(a),
         "truncated": a.truncated,
         "end": f"{a.steps} step{'s' * (a.steps != 1)}" + f", {a.stop_reason.replace('_', ' ')}" * bool(a.stop_reason),
         "where": _where(a),
@@ -73,6 +70,16 @@ def cells(values: NDArray[np.float32]) -> dict[str, Any]:
 def number(value: float) -> float | None:
     """Four digits of it, None for what JSON has no number for."""
     return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def _word_maps(a: Attribution) -> dict[str, Any]:
+    """Where the phrases are in the picture, by the place of each of their words in the caption."""
+    return {
+        str(place): cells(phrase.image_map) | {"effect": number(phrase.effect), "text": phrase.text}
+        for phrase in a.phrases
+        for place, (start, end, _) in enumerate(a.word_spans())
+        if phrase.span[0] <= start and end <= phrase.span[1]
+    }
 
 
 def _verdict(a: Attribution) -> dict[str, Any]:

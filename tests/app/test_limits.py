@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import shlex
+import subprocess
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -11,7 +14,7 @@ from PIL import Image
 
 import m2ib_lightning as m2ib
 from m2ib_lightning.app import pictures
-from m2ib_lightning.app.code import as_python
+from m2ib_lightning.app.code import as_command, as_python
 from m2ib_lightning.app.explaining import Knobs
 from m2ib_lightning.app.many import explain_all, gather
 from m2ib_lightning.app.pictures import read_picture
@@ -99,22 +102,17 @@ def test_nothing_of_a_run_over_many_pairs_is_left_but_the_archive(explainer, tmp
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
-@pytest.mark.parametrize("knobs", [Knobs(3, 12.0), Knobs(1, 3.0)])
-def test_settings_changed_on_the_way_end_where_a_new_fit_ends(explainer, knobs):
+@pytest.mark.parametrize("knobs", [Knobs(3, 12.0), Knobs(1, 3.0), Knobs(2, 3.0, keep=0.8)])
+def test_after_other_settings_a_first_answer_is_near_and_the_last_is_that_of_explain(explainer, knobs):
     pair = Pair("a", make_scene(3, objects=("crab", "key")).image, "a crab")
     *_, found = explainer.watch(pair, explainer.knobs)
-    *first, moved = explainer.adjust(found, pair, knobs)
-    expected = m2ib.explain(pair.image, "a crab", **knobs.arguments)[0]
-    np.testing.assert_allclose(moved.attribution.image_map, expected.image_map, rtol=1e-4, atol=1e-3)
-    assert moved.exact and not any(found.exact for found in first)
-
-
-def test_the_first_answer_from_the_masks_at_hand_is_near_the_last(explainer):
-    pair = Pair("a", make_scene(3, objects=("crab", "key")).image, "a crab")
-    *_, found = explainer.watch(pair, explainer.knobs)
-    dearer = explainer.knobs._replace(image_beta=6.0)
-    first, last = (a.attribution.image_map.ravel() for a in explainer.adjust(found, pair, dearer))
-    assert np.corrcoef(first, last)[0, 1] > 0.8
+    first, exact, whole = explainer.adjust(found, knobs)
+    assert [a.exact for a in (first, exact, whole)] == [False, True, True]
+    expected = m2ib.explain(pair.image, "a crab", phrases="auto", **knobs.arguments)[0]
+    np.testing.assert_allclose(whole.attribution.image_map, expected.image_map, rtol=1e-4, atol=1e-3)
+    (phrase,), (expected_phrase,) = whole.attribution.phrases, expected.phrases
+    np.testing.assert_allclose(phrase.image_map, expected_phrase.image_map, rtol=1e-4, atol=1e-3)
+    assert np.corrcoef(first.attribution.image_map.ravel(), expected.image_map.ravel())[0, 1] > 0.8
 
 
 def test_an_answer_against_a_foil_is_that_of_explain_and_names_the_foil(explainer):
@@ -123,6 +121,25 @@ def test_an_answer_against_a_foil_is_that_of_explain_and_names_the_foil(explaine
     (expected,) = m2ib.explain(image, "a crab", against="a key")
     np.testing.assert_allclose(found.attribution.image_map, expected.image_map, rtol=1e-4, atol=1e-3)
     assert found.attribution.settings == expected.settings and expected.settings["against"] == "a key"
+
+
+@pytest.mark.slow  # a run of the command line
+def test_the_code_and_the_command_give_what_is_on_the_page(explainer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scene = make_scene(33, objects=("crab", "tree", "moon"), kind="attribute", size=128)
+    scene.image.save("crabs.png")
+    knobs = explainer.knobs._replace(keep=0.8, against='a "blue" crab, here')
+    *_, found = explainer.watch(Pair("a", read_picture("crabs.png"), "a red crab"), knobs)
+    said, run = explainer.said(knobs), {}
+    exec(as_python("crabs.png", False, "a red crab", said), run)
+    table, command = as_command("crabs.png", False, "a red crab", said).split("\n", 1)
+    subprocess.run(["sh", "-c", table], check=True)
+    main([*shlex.split(command)[1:], "--output=out"])
+    (fitted,) = (m2ib.Attribution.load(file) for file in Path("out").rglob("*.npz"))
+    for a in (run["result"], fitted):
+        np.testing.assert_allclose(a.image_map, found.attribution.image_map, rtol=1e-4, atol=1e-3)
+        assert a.settings["against"] == knobs.against and a.settings["keep"] == 0.8
+        assert [phrase.text for phrase in a.phrases] == [phrase.text for phrase in found.attribution.phrases] != []
 
 
 def test_code_of_any_caption_is_the_caption_again():
