@@ -278,12 +278,14 @@ def foils_of_each(against: ImageLike | Sequence[ImageLike], count: int) -> list[
 def strongest_phrases(a: Attribution) -> list[Span]:
     """The words that carry more of the text map than the mean word, neighbours joined, as (start, end) characters.
 
+    Of a text of one word, that word.
+
     Raises:
         ValueError: The text was not explained.
     """
     words = a.word_spans()
     mean = sum(value for _, _, value in words) / max(1, len(words))
-    strong = [(value > mean, start, end) for start, end, value in words]
+    strong = [(value > mean or len(words) == 1, start, end) for start, end, value in words]
     runs = [list(run) for is_strong, run in groupby(strong, key=lambda word: word[0]) if is_strong]
     return [(run[0][1], run[-1][2]) for run in runs]
 

@@ -265,6 +265,14 @@ def test_the_strongest_phrases_are_runs_of_words_above_the_mean():
     assert strongest_phrases(a) == [(2, 10)]
 
 
+def test_of_a_text_of_one_word_that_word_is_the_strongest_phrase():
+    a = attribution(
+        text="cat", text_map=np.ones(1, dtype=np.float32), tokens=["cat"], special=np.zeros(1, dtype=bool),
+        spans=[(0, 3)],
+    )  # fmt: skip
+    assert strongest_phrases(a) == [(0, 3)]
+
+
 def test_regions_are_looked_for_in_what_the_model_saw():
     region = box_region((50, 0, 100, 100), (100, 100))
     # The model saw the right half: all of it is the region.

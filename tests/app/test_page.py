@@ -140,6 +140,9 @@ def test_moving_a_slider_gives_what_explain_gives_with_that_setting(visit, crab)
         number.fill(f"{value:g}")
         number.press("Tab")
         shows_top(page, m2ib.explain(str(crab), "a crab", **settings)[0].image_map.max())
+    page.click("#trade >> text=keep")
+    page.wait_for_selector("#beta", state="hidden")
+    shows_top(page, m2ib.explain(str(crab), "a crab", keep=0.9, image_layer=0)[0].image_map.max())
 
 
 def test_a_second_caption_is_a_foil(visit, tmp_path, monkeypatch):
