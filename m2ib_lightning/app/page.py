@@ -15,7 +15,7 @@ from m2ib_lightning.app.explaining import Explainer
 from m2ib_lightning.app.handlers import Handlers, Visit
 from m2ib_lightning.app.many import KINDS
 from m2ib_lightning.app.pictures import picture_uri
-from m2ib_lightning.app.side_by_side import names
+from m2ib_lightning.app.side_by_side import NOTES
 from m2ib_lightning.app.view import message
 
 HERE = resources.files("m2ib_lightning") / "app"
@@ -96,7 +96,9 @@ def build(explainer: Explainer) -> gr.Blocks:
                     files = gr.File(label="Files", file_count="multiple", interactive=False, elem_id="files")
         with gr.Tab("Methods side by side"):
             gr.Markdown("The pair of the first tab, explained by other methods. Their maps are in units of their own.")
-            others = gr.CheckboxGroup(names(), value=["Chefer", "GradECLIP"], label="Methods", elem_id="methods")
+            others = gr.CheckboxGroup(
+                list(NOTES)[1:], value=["Chefer", "GradECLIP"], label="Methods", elem_id="methods"
+            )
             beside = gr.Button("Compare", variant="primary", elem_id="compare")
             cards = gr.HTML(css_template=_file("cards.css"), html_template="${value}", value="", elem_id="cards")
         with gr.Tab("A folder or table"):

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from html import escape
-from inspect import isabstract
 
 from PIL import Image
 
@@ -15,7 +14,6 @@ from m2ib_lightning.app.explaining import Explainer, Knobs
 from m2ib_lightning.app.pictures import picture_uri
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.display import words_html
-from m2ib_lightning.methods import AttributionMethod
 from m2ib_lightning.types import Pair
 
 MOST = 6
@@ -23,34 +21,26 @@ MOST = 6
 
 NOTES = {
     "M2IB": "One map for the whole caption: it lies on everything that the caption names, wherever its words stand.",
-    "NIB": "On scenes its highest pixel misses the named object more often than not, and its text map the naming word.",
+    "AttentionRollout": "Does not look at the other half: a picture has the same map for every caption.",
+    "Chefer": "Nothing below 0. On scenes it rarely finds the one word that names the object.",
     "GradCAM": "Can be 0 everywhere, where the gradient at its layer is negative. On scenes, poor at words.",
     "GradECLIP": "On scenes it nearly never finds the word that names the object.",
-    "Saliency": "No sign. On scenes its highest pixel is on the named object in half of the pictures; good at words.",
-    "SmoothGrad": "No sign. On scenes 18 % of its map lie on the named object.",
     "IntegratedGradients": "Begins at a grey picture: what is of that grey gets nothing.",
-    "KernelSHAP": "Slow, a thousand versions of the input. Good at both on scenes. Other seeds, other values.",
-    "RISE": "Very slow, thousands of masked inputs. Values nearly all alike: 7 % of its map lie on the named object.",
-    "Chefer": "Nothing below 0. On scenes it rarely finds the one word that names the object.",
+    "ExCLIP": "Its maps are those of IntegratedGradients; which patch goes with which word is not shown here.",
     "LeGrad": "Points well, but 82 % of its map lie beside the named object.",
-    "AttentionRollout": "Does not look at the other half: a picture has the same map for every caption.",
+    "NIB": "On scenes its highest pixel misses the named object more often than not, and its text map the naming word.",
     "Occlusion": "Hides a patch at a time: what another patch shows as well is not missed.",
+    "Saliency": "No sign. On scenes its highest pixel misses the named object in 42 % of the pictures; good at words.",
+    "SmoothGrad": "Slow. No sign. On scenes 18 % of its map lie on the named object.",
+    "KernelSHAP": "Slow, a thousand versions of the input. Good at both on scenes. Other seeds, other values.",
+    "FIxLIP": "Slow, a thousand versions of either half, 0 where something is hidden. Other seeds, other values.",
+    "RISE": "Very slow, thousands of masked inputs. Values nearly all alike: 7 % of its map lie on the named object.",
     "RandomMap": "Noise, for comparison: what looks no better says nothing.",
     "CentrePrior": "The centre, for comparison: what looks no better says nothing.",
     "UniformMap": "The same everywhere, for comparison: what looks no better says nothing.",
 }
-"""Where each is known to fail: the table of scripts/README.md, and what the formulas say."""
-
-CONTROLS = ("RandomMap", "CentrePrior", "UniformMap")
-
-SLOW = ("RISE", "KernelSHAP", "SmoothGrad")
-
-
-def names() -> list[str]:
-    """The methods of the package that can be put beside M2IB, quick ones first."""
-    classes = {name: value for name, value in vars(methods).items() if isinstance(value, type)}
-    found = [n for n, c in classes.items() if issubclass(c, AttributionMethod) and not isabstract(c) and n != "M2IB"]
-    return sorted(found, key=lambda name: (name in CONTROLS, name in SLOW, name))
+"""The methods, quick ones first, and where each is known to fail: the table of scripts/README.md, and what the formulas
+say."""
 
 
 def compare(explainer: Explainer, pair: Pair, knobs: Knobs, chosen: Sequence[str]) -> Iterator[str]:
@@ -95,7 +85,7 @@ def _card(name: str, a: Attribution, picture: Image.Image, seconds: float) -> st
     shaded = words_html([(word, value, math.nan) for word, value in a.words()], unit=a.unit)
     return (
         f'<article><h3>{name}</h3><img src="{picture_uri(a.overlay(small), 256)}" alt="Map of {name}">{shaded}'
-        f"<p>{escape(_unit(a.unit))}; {seconds:.1f} s</p><p>{escape(NOTES.get(name, ''))}</p></article>"
+        f"<p>{escape(_unit(a.unit))}; {seconds:.1f} s</p><p>{escape(NOTES[name])}</p></article>"
     )
 
 

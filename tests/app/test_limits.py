@@ -18,8 +18,11 @@ from m2ib_lightning.app.code import as_command, as_python
 from m2ib_lightning.app.explaining import Knobs
 from m2ib_lightning.app.many import explain_all, gather
 from m2ib_lightning.app.pictures import read_picture
+from m2ib_lightning.app.side_by_side import NOTES
 from m2ib_lightning.cli import main
 from m2ib_lightning.data import make_scene
+from m2ib_lightning.methods import AttributionMethod
+from m2ib_lightning.names import subclasses
 from m2ib_lightning.types import Pair
 
 
@@ -140,6 +143,11 @@ def test_the_code_and_the_command_give_what_is_on_the_page(explainer, tmp_path, 
         np.testing.assert_allclose(a.image_map, found.attribution.image_map, rtol=1e-4, atol=1e-3)
         assert a.settings["against"] == knobs.against and a.settings["keep"] == 0.8
         assert [phrase.text for phrase in a.phrases] == [phrase.text for phrase in found.attribution.phrases] != []
+
+
+def test_every_method_of_the_package_has_a_note_of_where_it_fails():
+    ours = {name for name, kind in subclasses(AttributionMethod).items() if kind.__module__.startswith("m2ib_")}
+    assert set(NOTES) == ours
 
 
 def test_code_of_any_caption_is_the_caption_again():
