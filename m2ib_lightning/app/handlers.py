@@ -66,6 +66,11 @@ class Handlers:
 
     def __init__(self, explainer: Explainer) -> None:
         self.explainer = explainer
+        # As files: Gradio would write a picture in memory anew for each visitor, under one name, while others read it.
+        self._folder = tempfile.TemporaryDirectory(prefix="m2ib-")
+        self.examples = [Path(self._folder.name) / f"{example.seed}.png" for example in EXAMPLES]
+        for example, file in zip(EXAMPLES, self.examples, strict=True):
+            example.picture().save(file)
 
     def read(self, path: str | None) -> tuple[Visit, Any]:
         """A picture was given, or taken away."""
@@ -85,7 +90,7 @@ class Handlers:
         example: Example = EXAMPLES[index]
         picture = example.picture()
         shown = gr.HTML(value=message("Explaining …"), picture=picture_uri(picture))
-        return Visit(picture, example.source), picture, example.caption, example.foil, shown
+        return Visit(picture, example.source), self.examples[index], example.caption, example.foil, shown
 
     def explain(self, visit: Visit, caption: str, foil: str, *settings: Any) -> Iterator[tuple[Any, ...]]:
         """Explain the pair and show the masks at every step."""
