@@ -116,7 +116,7 @@ def test_settings_changed_on_the_way_end_where_a_new_fit_ends(explainer, knobs):
     np.testing.assert_allclose(phrase.image_map, expected_phrase.image_map, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("change", [{"image_beta": 6.0}, {"keep": 0.8}])
+@pytest.mark.parametrize("change", [{"image_beta": 6.0}, {"keep": 0.8}, {"image_layer": 5}])
 def test_the_first_answer_from_the_masks_at_hand_is_near_the_last(explainer, change):
     pair = Pair("a", make_scene(3, objects=("crab", "key")).image, "a crab")
     *_, found = explainer.watch(pair, explainer.knobs)
