@@ -55,8 +55,9 @@ def test_every_command_of_a_page_is_understood(words, tmp_path, monkeypatch):
     (tmp_path / "few_tokens.yaml").write_text(block("m2ib_lightning/losses/README.md", "yaml", "my_terms.FewTokens"))
     (tmp_path / "OUTPUT").mkdir()
     (tmp_path / "OUTPUT" / "config.yaml").write_text("data:\n  scenes: 4\n")
-    (tmp_path / "calibration").mkdir()
-    (tmp_path / "calibration" / "calibration.yaml").write_text("model:\n  class_path: M2IB\n")
+    for folder, file in (("calibration", "calibration.yaml"), ("reader", "config.yaml")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).write_text("model:\n  class_path: M2IB\n")
     start = words.index("m2ib" if "m2ib" in words else "m2ib_lightning")
     with pytest.raises((Understood, SystemExit)) as end:
         main(list(words[start + 1 :]))
