@@ -149,7 +149,7 @@ def compare(undisturbed: Path, killed: Path, scenes: int) -> tuple[bool, float]:
             for one, other in ((a.image_map, wanted[a.id].image_map), (a.text_map, wanted[a.id].text_map)):
                 if one is not None and other is not None:
                     equal &= bool(np.array_equal(one, other))
-                    largest = max(largest, float(np.abs(one - other).max() / np.abs(other).max()))
+                    largest = max(largest, float(np.abs(one - other).max() / max(np.abs(other).max(), 1e-12)))
     for place in sorted(undisturbed.rglob("*.parquet")):
         if place.parent.name != "attributions" and place.parent.name != "scores":
             one, other = (pd.read_parquet(root / place.relative_to(undisturbed)) for root in (killed, undisturbed))

@@ -214,7 +214,9 @@ def test_of_the_shifts_that_leave_enough_the_smallest_is_taken_else_the_one_that
 
     alpha = torch.tensor([2.0, -1.0, 0.0, -30.0]).reshape(4, 1, 1)
     wanted = torch.tensor([0.7, 0.7, 1.1, 0.7])
-    shift = (compress_until(look, alpha, wanted).alpha - alpha)[:, 0, 0]
+    found = compress_until(look, alpha, wanted)
+    torch.testing.assert_close(found.relevance, look(found.alpha).relevance)
+    shift = (found.alpha - alpha)[:, 0, 0]
     # -3 t^2 or 6 t^2 with t in eighths: -3 (5/8)^2 leaves 0.696 and 6 (4/8)^2 leaves 0.62; nothing leaves 1.1.
     torch.testing.assert_close(shift, torch.tensor([-3 * 0.25, 6 * (5 / 8) ** 2, 24.0, 24.0]), rtol=0, atol=1e-6)
 
