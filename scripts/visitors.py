@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -145,7 +146,7 @@ def main() -> None:
             url = server.stdout.readline().split()[0]
             found = asyncio.run(run(url, server.pid, options.visitors, options.seconds))
         finally:
-            server.terminate()
+            server.send_signal(signal.SIGINT)
     memory = found["memory"]
     thirds = [f"{memory[int(share * (len(memory) - 1))]:.0f}" for share in (0, 1 / 3, 2 / 3, 1)]
     print(f"{sum(found['answers'])} answers, {min(found['answers'])} to {max(found['answers'])} a visitor")
