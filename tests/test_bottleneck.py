@@ -105,3 +105,9 @@ def test_padding_has_no_capacity():
     bottleneck = InformationBottleneck(hidden_states(), unit_prior(4), "bottleneck")
     assert bottleneck.capacity()[1, 3:].abs().sum() == 0
     assert (bottleneck.capacity()[1, :3].sum(-1) > 0).all()
+
+
+def test_of_an_odd_number_of_antithetic_samples_all_are_there_and_one_stands_alone():
+    noise = NoiseBank(0, 3, antithetic=True)(0, "image", 4, 2, torch.device("cpu"))
+    assert noise.shape == (3, 4, 2) and torch.equal(noise[2], -noise[0])
+    assert not torch.equal(noise[1], -noise[0])
