@@ -23,6 +23,8 @@ def test_boxes_cover_the_pixels_whose_centres_they_hold_and_at_least_one():
     assert draw((1, 1, 3, 2), (4, 3)).astype(int).tolist() == [[0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
     assert draw((0.4, 0, 1.6, 3), (4, 3)).any(0).tolist() == [True, True, False, False]
     assert draw((0.6, 0, 1.4, 3), (4, 3)).any(0).tolist() == [True, False, False, False]  # the pixel it begins in
+    assert draw((1.1, 0, 1.4, 3), (4, 3)).any(0).tolist() == [False, True, False, False]
+    assert draw((-1, 0, 0.1, 3), (4, 3)).any(0).tolist() == [True, False, False, False]
     assert draw((-5, -5, 99, 99), (4, 3)).all()
     assert draw((3.9, 2.9, 4.5, 3.5), (4, 3)).sum() == 1
 
