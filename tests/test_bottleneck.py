@@ -101,6 +101,16 @@ def test_a_held_read_out_token_has_no_capacity_and_its_own_value(read_out: str):
     assert not bottleneck.open[:, 0].any() and bottleneck.open[0, 1:].all()
 
 
+def test_pairs_that_stay_keep_their_own_states_masks_and_read_out():
+    hidden = hidden_states(3)._replace(read=torch.tensor([0, 1, 2]))
+    whole = InformationBottleneck(hidden, unit_prior(4), "clean")
+    whole.alpha.data = torch.randn(whole.alpha.shape, generator=torch.Generator().manual_seed(1))
+    noise = torch.zeros(1, 5, 4)
+    before = whole(noise)[0]
+    whole.keep(torch.tensor([2, 0]))
+    torch.testing.assert_close(whole(noise)[0], before[[2, 0]])
+
+
 def test_padding_has_no_capacity():
     bottleneck = InformationBottleneck(hidden_states(), unit_prior(4), "bottleneck")
     assert bottleneck.capacity()[1, 3:].abs().sum() == 0
