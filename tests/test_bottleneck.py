@@ -106,8 +106,9 @@ def test_pairs_that_stay_keep_their_own_states_masks_and_read_out():
     whole = InformationBottleneck(hidden, unit_prior(4), "clean")
     whole.alpha.data = torch.randn(whole.alpha.shape, generator=torch.Generator().manual_seed(1))
     noise = torch.zeros(1, 5, 4)
-    before = whole(noise)[0]
+    before, nats = whole(noise)[0], whole.capacity()
     whole.keep(torch.tensor([2, 0]))
+    torch.testing.assert_close(whole.capacity(), nats[[2, 0]])
     torch.testing.assert_close(whole(noise)[0], before[[2, 0]])
 
 
