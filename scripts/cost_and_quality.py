@@ -75,9 +75,7 @@ def correlations(found: Sequence[Attribution], reference: Sequence[Attribution],
     """Pearson correlation of the maps of each pair; of a text, of its content tokens."""
     values = []
     for a, b in zip(found, reference, strict=True):
-        content = ~a.special if modality == "text" else slice(None)
-        x, y = (getattr(r, f"{modality}_map")[content].ravel() for r in (a, b))
-        values.append(np.corrcoef(x, y)[0, 1])
+        values.append(np.corrcoef(a.content_of(modality), b.content_of(modality))[0, 1])
     return np.array(values)
 
 
@@ -103,7 +101,7 @@ def row_of(
         _, least, most, _ = interval(before[name])
         row[name] = f"{mean:.3f} ({low:.3f}-{high:.3f})"
         within.append(least <= mean <= most)
-    left = float(np.mean([getattr(a, f"{modality}_score") for a in made[schedule]]))
+    left = float(np.mean([a.score_through(modality) for a in made[schedule]]))
     return row | {"within": "yes" if all(within) else "no", "similarity left": left}
 
 

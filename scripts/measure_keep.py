@@ -22,9 +22,8 @@ from rich.progress import track
 from m2ib_lightning import M2IB, Attribution, load_backbone
 from m2ib_lightning.bottleneck import NoiseBank
 from m2ib_lightning.data import Scene
-from m2ib_lightning.methods.base import MODALITIES
 from m2ib_lightning.methods.mask_fit import MaskFit
-from m2ib_lightning.types import PairBatch
+from m2ib_lightning.types import MODALITIES, PairBatch
 
 KEEPS = (0.8, 0.9, 0.95)
 BATCH = 20

@@ -18,7 +18,7 @@ from rich.progress import track
 
 from m2ib_lightning import M2IB, Attribution, AttributionMethod, load_backbone
 from m2ib_lightning.methods import GradECLIP
-from m2ib_lightning.methods.base import MODALITIES
+from m2ib_lightning.types import MODALITIES
 
 BATCH = 20
 
@@ -27,7 +27,7 @@ def alike(found: list[Attribution], fitted: list[Attribution]) -> dict[str, floa
     """Pearson correlations with the maps of the fit: the mean over pairs and the pair at their lowest twentieth."""
     row = {}
     for m in MODALITIES:
-        maps = [[getattr(a, f"{m}_map").ravel() for a in results] for results in (found, fitted)]
+        maps = [[np.ravel(a.map_of(m)) for a in results] for results in (found, fitted)]
         each = [np.corrcoef(one, other)[0, 1] for one, other in zip(*maps, strict=True)]
         row |= {f"{m} Pearson": float(np.nanmean(each)), f"{m} lowest": float(np.nanquantile(each, 0.05))}
     return row

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from m2ib_lightning.files import replacing
 from m2ib_lightning.prior import Prior
-from m2ib_lightning.types import HiddenStates, Modality
+from m2ib_lightning.types import MODALITIES, HiddenStates, Modality
 
 FILE, CONFIGURATION = "reader.safetensors", "config.yaml"
 """The files of a trained reader's folder."""
@@ -194,7 +194,7 @@ def _alike(one: Prior, other: Prior) -> bool:
 
 def _modalities(state: Mapping[str, Tensor]) -> list[Modality]:
     """The towers that a state is of."""
-    return [m for m in ("image", "text") if f"towers.{m}.mean" in state]
+    return [m for m in MODALITIES if f"towers.{m}.mean" in state]
 
 
 def _shaped(state: Mapping[str, Tensor], modality: Modality, size: Size) -> TowerReader:

@@ -150,7 +150,7 @@ def compare_with_fit(training: ReaderTraining, pairs: Sequence[Pair]) -> str:
         seconds.append(time.perf_counter() - started)
     alike = []
     for modality in method.modalities:
-        maps = [[getattr(a, f"{modality}_map").ravel() for a in results] for results in found]
+        maps = [[np.asarray(a.map_of(modality)).ravel() for a in results] for results in found]
         each = [np.corrcoef(read, fitted)[0, 1] for read, fitted in zip(*maps, strict=True)]
         alike.append(f"{np.nanmean(each):.3f} ({modality})")
     return (
