@@ -78,10 +78,14 @@ class ReaderTraining(pl.LightningModule):
         self.method.prepare().to(self.trainer.strategy.root_device)
 
     def configure_optimizers(self) -> Any:
-        """AdamW, its rate falling linearly to 0 over the epochs."""
-        optimizer = torch.optim.AdamW(self.reader.parameters(), self.lr, weight_decay=0.01)
-        epochs = max(self.trainer.max_epochs or 1, 1)
-        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1 - epoch / epochs)]
+        """AdamW."""
+        return torch.optim.AdamW(self.reader.parameters(), self.lr, weight_decay=0.01)
+
+    def on_train_epoch_start(self) -> None:
+        """Let the rate fall linearly to 0 over the epochs, over more of them where a training that ended goes on."""
+        rate = self.lr * (1 - self.current_epoch / max(self.trainer.max_epochs or 1, 1))
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = rate
 
     def training_step(self, batch: Sequence[Pair | BadPair], batch_idx: int) -> Tensor | None:
         """One step; pairs that cannot be read are passed over."""
