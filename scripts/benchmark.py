@@ -48,7 +48,8 @@ from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.backbones.clip import CLIPBackbone
 from m2ib_lightning.backbones.load import EMBEDDED
 from m2ib_lightning.data import make_scene
-from m2ib_lightning.types import Pair, PairBatch
+from m2ib_lightning.metrics import pearson
+from m2ib_lightning.types import MODALITIES, Pair, PairBatch
 
 SHAPES = {
     "ViT-B/32": dict(patch=32, width=768, layers=12, heads=12, text=512, dim=512),
@@ -247,12 +248,12 @@ def explain(backbone: Backbone, batch: PairBatch, precision: str, **arguments: A
 
 def correlation(found: list[Attribution], wanted: list[Attribution]) -> float:
     """Pearson correlation of the maps of the image, and of the text's content tokens; the mean over pairs and both."""
-    values = []
-    for a, b in zip(found, wanted, strict=True):
-        assert a.image_map is not None and b.image_map is not None and a.text_map is not None and b.text_map is not None
-        values.append(np.corrcoef(a.image_map.ravel(), b.image_map.ravel())[0, 1])
-        values.append(np.corrcoef(a.text_map[~a.special], b.text_map[~b.special])[0, 1])
-    return float(np.mean(values))
+    maps = [
+        (torch.from_numpy(a.content_of(modality)), torch.from_numpy(b.content_of(modality)))
+        for a, b in zip(found, wanted, strict=True)
+        for modality in MODALITIES
+    ]
+    return float(np.mean([pearson(*both) for both in maps]))
 
 
 class Way(NamedTuple):

@@ -28,6 +28,7 @@ from m2ib_lightning import M2IB, Attribution, load_backbone
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.data import Scene
 from m2ib_lightning.evaluation import interval
+from m2ib_lightning.metrics import pearson
 from m2ib_lightning.types import Modality
 
 BATCH = 20
@@ -73,10 +74,8 @@ def fitted(method: M2IB, scenes: Sequence[Scene], file: Path) -> tuple[list[Attr
 
 def correlations(found: Sequence[Attribution], reference: Sequence[Attribution], modality: Modality) -> np.ndarray:
     """Pearson correlation of the maps of each pair; of a text, of its content tokens."""
-    values = []
-    for a, b in zip(found, reference, strict=True):
-        values.append(np.corrcoef(a.content_of(modality), b.content_of(modality))[0, 1])
-    return np.array(values)
+    maps = [[torch.from_numpy(a.content_of(modality)) for a in results] for results in (found, reference)]
+    return np.array([float(pearson(*both)) for both in zip(*maps, strict=True)])
 
 
 def measures(found: Sequence[Attribution], scenes: Sequence[Scene], modality: Modality) -> dict[str, np.ndarray]:
