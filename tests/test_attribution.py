@@ -24,6 +24,14 @@ def test_tokens_that_share_a_character_are_one_word():
     assert byte_level.words() == [("café", 6.0), ("au", 4.0), ("猫", 11.0), ("犬", 7.0)]
 
 
+def test_a_word_ends_where_the_last_of_its_tokens_does_in_whatever_order_they_come():
+    within = attribution(
+        text="ice cream", spans=[(0, 3), (4, 9), (5, 7)], special=np.zeros(3, dtype=bool),
+        tokens=["ice", "cream", "re"], text_map=np.ones(3, dtype=np.float32),
+    )  # fmt: skip
+    assert within.words() == [("ice", 1.0), ("cream", 2.0)]
+
+
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_a_heatmap_has_the_asked_size_and_lies_between_0_and_1(height: int, width: int):
     heat = attribution().heatmap((height, width))
@@ -73,6 +81,13 @@ def test_a_view_beyond_the_picture_is_cut_at_its_edge():
 def test_a_map_with_nothing_positive_is_all_zero_for_display(value: float):
     heat = attribution(image_map=np.full((2, 2), value, np.float32)).heatmap((4, 4))
     np.testing.assert_array_equal(heat, 0)
+
+
+@pytest.mark.parametrize("style", ["smooth", "patch"])
+def test_what_is_negative_is_drawn_as_nothing_and_does_not_darken_what_is_beside_it(style: str):
+    negative, none = (np.array([[0, v, 0], [1, 4, 2], [0, v, 0]], np.float32) for v in (-20, 0))
+    drawn, expected = (attribution(image_map=values).heatmap((30, 30), style) for values in (negative, none))
+    np.testing.assert_array_equal(drawn, expected)
 
 
 def test_an_overlay_has_the_pictures_size():
