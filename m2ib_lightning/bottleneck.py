@@ -87,10 +87,10 @@ class InformationBottleneck(nn.Module):
         hidden: The states to be masked.
         prior: Mean and standard deviation of each channel, and the mean of the token that the head reads.
         read_out: What becomes of the token that the head reads, if there is one.
-        start: Logit that every mask starts from.
+        alpha: (B, L, D) logits that the masks start from, nearly open by default.
 
     Attributes:
-        alpha: (B, L, D), the mask logits; the only parameter.
+        alpha: The mask logits; the only parameter.
         open: (B, L) bool, the tokens that are masked; the others (padding, a read-out token that is held) have no
             capacity and no part in any mean.
     """
@@ -106,12 +106,11 @@ class InformationBottleneck(nn.Module):
         hidden: HiddenStates,
         prior: Prior,
         read_out: ReadOut = "bottleneck",
-        start: float = INITIAL_ALPHA,
+        alpha: Tensor | None = None,
     ) -> None:
         super().__init__()
         states = hidden.states.float()
-        self.start = start
-        self.alpha = nn.Parameter(torch.full_like(states, start))
+        self.alpha = nn.Parameter(torch.full_like(states, INITIAL_ALPHA) if alpha is None else alpha)
         is_open, held = hidden.valid.clone(), None
         if hidden.read is not None and read_out != "bottleneck":
             rows = torch.arange(len(states), device=states.device)

@@ -140,8 +140,8 @@ class CapturedSteps:
         fit.stopping.load(self.stopping)
         with torch.no_grad():
             for modality in fit.towers:
-                fit.bottleneck(modality).alpha.fill_(fit.towers[modality].start)
-                self.before[modality].fill_(fit.towers[modality].start)
+                fit.bottleneck(modality).alpha.copy_(new.start(modality))
+                self.before[modality].copy_(new.start(modality))
         for state in self.optimizer.state.values():
             for value in state.values():
                 if isinstance(value, Tensor):

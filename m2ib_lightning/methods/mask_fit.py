@@ -107,17 +107,14 @@ class MaskFit(nn.Module):
         self.stopping = Stopping(self.pairs, tolerance, patience, self.clean["image"].device)
         self._before: dict[Modality, Tensor] = {}
         self._held: dict[Modality, Held] = {}
-        self._open_masks()
 
-    def _open_masks(self) -> None:
-        """Put every mask to what a fit starts from."""
-        for modality, tower in self.towers.items():
-            alpha, reader = self.bottleneck(modality).alpha, self._reader[0]
-            if reader is None:
-                nn.init.constant_(alpha, tower.start)
-            else:
-                with torch.no_grad():
-                    alpha.copy_(self.read_masks(reader, modality))
+    @torch.no_grad()
+    def start(self, modality: Modality) -> Tensor:
+        """(B, L, D) mask logits that the fit of a tower starts from."""
+        reader = self._reader[0]
+        if reader is not None:
+            return self.read_masks(reader, modality)
+        return torch.full_like(self.hidden[modality].states, self.towers[modality].start, dtype=torch.float)
 
     def read_masks(self, reader: MaskReader, modality: Modality) -> Tensor:
         """(B, L, D) mask logits that a reader finds for the pairs of the batch."""
@@ -141,7 +138,7 @@ class MaskFit(nn.Module):
         # On the embeddings the read-out token has not read anything yet: it is a token like any other.
         read_out = "bottleneck" if tower.layer == "embeddings" else tower.read_out
         prior = tower.prior.to(self.clean[modality].device)
-        return InformationBottleneck(self.hidden[modality], prior, read_out, tower.start)
+        return InformationBottleneck(self.hidden[modality], prior, read_out, self.start(modality))
 
     def bottleneck(self, modality: Modality) -> InformationBottleneck:
         """The bottleneck of a tower."""
@@ -348,7 +345,8 @@ class MaskFit(nn.Module):
         self.stopping = Stopping(
             self.pairs, self.stopping.tolerance, self.stopping.patience, self.clean["image"].device
         )
-        self._open_masks()
+        for modality in self.towers:
+            self.bottleneck(modality).alpha.data.copy_(self.start(modality))
 
     @torch.no_grad()
     def held(self) -> dict[Modality, Held]:
