@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from m2ib_lightning import methods
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.calibration import Calibration
@@ -17,7 +16,7 @@ from m2ib_lightning.data.asked import KEYWORDS
 from m2ib_lightning.data.images import ImageLike
 from m2ib_lightning.data.pairs import check_all, make_references, read_pair
 from m2ib_lightning.methods import AttributionMethod
-from m2ib_lightning.names import meant, parameters
+from m2ib_lightning.names import meant, parameters, subclasses
 from m2ib_lightning.parts import find_spans
 from m2ib_lightning.phrases import Phrases, RegionLike, foils_of_each, phrases_of_each
 from m2ib_lightning.types import Asked
@@ -135,19 +134,21 @@ def _check_arguments(kind: type[AttributionMethod], arguments: dict[str, Any]) -
 
 
 def _method(name: str | type[AttributionMethod]) -> type[AttributionMethod]:
-    """The class of a method of this package by its name, in any case."""
+    """The class of a method by its name, in any case, or a class that can be made."""
+    known = {key.lower(): value for key, value in subclasses(AttributionMethod).items()}
     if not isinstance(name, str):
         if not (isinstance(name, type) and issubclass(name, AttributionMethod)):
             raise TypeError(
                 f"Expected `method` to be a name or a class below AttributionMethod but got {type(name).__name__}. "
                 "Remedy: pass the class itself, and its arguments to `explain`."
             )
+        if inspect.isabstract(name):
+            raise TypeError(
+                f"Expected `method` to be a class that explains but got {name.__name__} without "
+                f"{', '.join(sorted(name.__abstractmethods__))}. Remedy: write it, or choose one of "
+                f"{', '.join(sorted(known))}."
+            )
         return name
-    known = {
-        key.lower(): value
-        for key, value in vars(methods).items()
-        if isinstance(value, type) and issubclass(value, AttributionMethod) and not inspect.isabstract(value)
-    }
     if name.lower() not in known:
         raise ValueError(
             f"Expected `method` to be one of {', '.join(sorted(known))} but got {name!r}. "

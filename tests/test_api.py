@@ -3,7 +3,7 @@ import pytest
 
 import m2ib_lightning as m2ib
 from m2ib_lightning.data import make_scene
-from m2ib_lightning.methods import RandomMap
+from m2ib_lightning.methods import Baseline, RandomMap
 
 FAST = {"steps": 2, "noise_samples": 2}
 
@@ -40,6 +40,7 @@ def test_a_loaded_backbone_and_a_class_are_taken_as_they_are():
         ({"texts": "  "}, "empty"),
         ({"batch_size": 0}, "`batch_size`"),
         ({"method": "tarot"}, "one of .*m2ib.*'tarot'"),
+        ({"method": "baseline"}, "one of attentionrollout, centreprior, .*'baseline'"),
         ({"images": "nowhere.png"}, r"nowhere\.png"),
     ],
 )
@@ -57,6 +58,7 @@ def test_bad_arguments_are_named(arguments, message):
         ({"images": np.zeros((3, 4, 3))}, r"`images` .* but got ndarray"),
         ({"backbone": object()}, r"`backbone` to be a name or what `load_backbone` gives but got object"),
         ({"method": m2ib.M2IB("embedded")}, r"`method` to be a name or a class below AttributionMethod"),
+        ({"method": Baseline}, r"but got Baseline without relevance\. Remedy: .* one of attentionrollout, centre"),
         ({"imgbeta": 1}, r"argument of M2IB but got `imgbeta`\. Remedy: did you mean image_beta\?"),
         ({"method": "occlusion", "tarot": 1}, r"argument of Occlusion but got `tarot`\. Remedy: Occlusion takes "),
     ],

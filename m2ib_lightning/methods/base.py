@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, TypedDict
 
@@ -33,7 +33,7 @@ class Explained(TypedDict):
     seconds: float
 
 
-class AttributionMethod(pl.LightningModule):
+class AttributionMethod(pl.LightningModule, ABC):
     """A way of explaining pairs with a frozen model. A further method implements `attribute`, in one file.
 
     What the constructor of a method takes is recorded here (Lightning's `save_hyperparameters`) and goes into the
