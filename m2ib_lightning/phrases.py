@@ -30,6 +30,7 @@ from m2ib_lightning.targets import (
     WithoutRegion,
     box_region,
     effects,
+    put,
 )
 from m2ib_lightning.types import Box, Modality, Pair, PairBatch, Span
 from m2ib_lightning.verdict import judge
@@ -74,14 +75,11 @@ def aimed(backbone: Backbone, batch: PairBatch) -> PairBatch:
     if not foils:
         return batch
     aimed = OtherModality().aim(backbone, batch)
-    assert aimed.targets is not None and aimed.weights is not None
-    for modality in ("text", "image"):
+    modalities: tuple[Modality, ...] = ("text", "image")
+    for modality in modalities:
         rows = [row for row, foil in foils.items() if foil_modality(foil) == modality]
         if rows:
-            target = Against([foils[row] for row in rows], modality)
-            for explained, directions in target.directions(backbone, batch.keep(rows)).items():
-                aimed.targets[explained][rows] = directions
-            aimed.weights[rows] = target.weight
+            aimed = put(aimed, rows, Against([foils[row] for row in rows], modality).aim(backbone, batch.keep(rows)))
     return aimed
 
 
@@ -200,19 +198,21 @@ def _explain_parts(
     if not rows:
         return [], []
     backbone, many = method.prepare(), batch.keep(rows)
-    directions = target.directions(backbone, many)
-    sizes = effects(backbone, many, directions)
+    aimed = target.aim(backbone, many)
+    assert aimed.targets is not None
+    sizes = effects(backbone, many, aimed.targets)
     # What lowers the similarity is looked for where it does so.
     sign = rearrange(torch.where(sizes < 0, -1.0, 1.0), "b -> b 1")
-    targets = {m: sign * direction for m, direction in directions.items()}
-    weights = torch.full_like(sizes, target.weight)
+    aimed = aimed._replace(targets={m: sign * direction for m, direction in aimed.targets.items()})
     if sharper is not None:
-        sharp = sharper.directions(backbone, many)
-        better = (sizes > 0) & (effects(backbone, many, sharp) > 0)
-        weights[better] = sharper.weight
-        targets = {m: torch.where(rearrange(better, "b -> b 1"), sharp[m], old) for m, old in targets.items()}
-    clean = effects(backbone, many, targets).tolist()
-    results = method.attribute(many._replace(targets=targets, weights=weights))
+        sharp = sharper.aim(backbone, many)
+        assert sharp.targets is not None
+        better = (sizes > 0) & (effects(backbone, many, sharp.targets) > 0)
+        chosen = better.nonzero()[:, 0].tolist()
+        aimed = put(aimed, chosen, sharp.keep(chosen))
+    assert aimed.targets is not None
+    clean = effects(backbone, many, aimed.targets).tolist()
+    results = method.attribute(aimed)
     return [
         replace(a, score=size, **_through(a, modality)) for a, size in zip(results, clean, strict=True)
     ], sizes.tolist()

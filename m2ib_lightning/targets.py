@@ -292,6 +292,15 @@ def effects(backbone: Backbone, batch: PairBatch, directions: Mapping[Modality, 
     return along(unit(backbone, modality, batch), directions[modality])
 
 
+def put(batch: PairBatch, rows: Sequence[int], aimed: PairBatch) -> PairBatch:
+    """The batch with some of its rows explained against what the rows of another batch are, one for each."""
+    assert batch.targets is not None and batch.weights is not None
+    assert aimed.targets is not None and aimed.weights is not None
+    at = torch.tensor(rows, dtype=torch.long, device=batch.weights.device)
+    targets = {m: direction.index_copy(0, at, aimed.targets[m]) for m, direction in batch.targets.items()}
+    return batch._replace(targets=targets, weights=batch.weights.index_copy(0, at, aimed.weights))
+
+
 def take_out(text: str, span: Span, instead: str = "") -> str:
     """A text without the characters of a span; what is left out takes an article before it along.
 
