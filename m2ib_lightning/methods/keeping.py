@@ -20,8 +20,9 @@ CLOSE, OPEN = 3.0, 6.0
 HALVINGS = 3
 """How often the range of the shift is halved."""
 
-ERRORS = 2.0
-"""Standard errors by which more must be left than is asked for, so that it holds with other noise as well."""
+ERRORS, MARGIN = 2.0, 0.03
+"""Standard errors, and the share of itself, by which more must be left than is asked for, so that it holds with other
+noise as well: of two samples the standard error is often too small by luck."""
 
 DRAWS: dict[Modality, int] = {"image": 1, "text": 4}
 """Steps' noise that a shift is tried with. A text's few tokens each weigh more, and its passes cost little."""
@@ -63,7 +64,7 @@ class Held(NamedTuple):
     Attributes:
         alpha: (B, L, D) mask logits.
         relevance: (B,) similarity that is left, a mean over noise samples.
-        safe: (B,) what is left at least, `ERRORS` standard errors of that mean below it.
+        safe: (B,) what is left at least, `ERRORS` standard errors and `MARGIN` of that mean below it.
     """
 
     alpha: Tensor
@@ -75,7 +76,8 @@ class Held(NamedTuple):
         """From what is left with each of K noise samples, (K, B)."""
         count = len(left)
         error = left.std(0, correction=min(1, count - 1)) / count**0.5
-        return cls(alpha, left.mean(0), left.mean(0) - ERRORS * error)
+        mean = left.mean(0)
+        return cls(alpha, mean, mean - ERRORS * error - MARGIN * mean.abs())
 
     def replaced(self, rows: Tensor, other: Held) -> Held:
         """Others for the pairs that (B,) bool says."""
