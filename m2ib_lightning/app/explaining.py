@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from m2ib_lightning.methods import M2IB
 from m2ib_lightning.methods.m2ib import BETAS
 from m2ib_lightning.methods.mask_fit import MaskFit
 from m2ib_lightning.methods.objective import gradients
-from m2ib_lightning.phrases import add_parts, aimed
+from m2ib_lightning.phrases import add_parts, aimed, explain_phrases
 from m2ib_lightning.types import Asked, Pair
 
 WARM_STEPS = 3
@@ -148,6 +148,14 @@ class Explainer:
         fit.restart()
         yield from self._steps(fit, method, knobs, watched=False)
         yield from self._with_phrases(fit, method, knobs)
+
+    def find_word(self, found: Explained, place: int) -> Explained:
+        """The answer, with the region of one more word of the caption."""
+        start, end, _ = found.attribution.word_spans()[place]
+        with self.lock:
+            ((phrase,),) = explain_phrases(self.method(found.knobs), found.fit.batch, [[(start, end)]])
+        a = found.attribution
+        return replace(found, attribution=replace(a, phrases=[*a.phrases, phrase]))
 
     def _steps(
         self, fit: MaskFit, method: M2IB, knobs: Knobs, warm: int = 0, watched: bool = True

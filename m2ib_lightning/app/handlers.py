@@ -19,9 +19,12 @@ from m2ib_lightning.app.explaining import Explained, Explainer, Knobs
 from m2ib_lightning.app.many import explain_all
 from m2ib_lightning.app.pictures import SIDE, picture_uri, read_picture
 from m2ib_lightning.app.side_by_side import compare
-from m2ib_lightning.app.view import frame, message, view
+from m2ib_lightning.app.view import frame, message, view, word_maps
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.types import Pair
+
+UNCHANGED = (gr.skip(),) * 4
+"""What a handler says that leaves the answer as it is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +98,7 @@ class Handlers:
     def explain(self, visit: Visit, caption: str, foil: str, *settings: Any) -> Iterator[tuple[Any, ...]]:
         """Explain the pair and show the masks at every step."""
         if visit.picture is None and not caption.strip():
-            yield gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            yield UNCHANGED
             return
         frames: list[dict[str, Any]] = []
         answered = False
@@ -116,10 +119,20 @@ class Handlers:
     def adjust(self, visit: Visit, caption: str, foil: str, *settings: Any) -> Iterator[tuple[Any, ...]]:
         """A slider was moved: the caption and foil stay those that are shown."""
         if visit.found is None:
-            yield gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            yield UNCHANGED
             return
         for found in self.explainer.adjust(visit.found, knobs_of(visit.found.knobs.against, *settings)):
             yield self._answer(replace(visit, found=found, frames=(frame(found.attribution),)))
+
+    def find_word(self, visit: Visit, event: gr.EventData) -> tuple[Any, ...]:
+        """A word was pointed at whose region is not there yet; that of another caption is passed over."""
+        asked = event._data if isinstance(event._data, dict) else {}
+        found, place = visit.found, asked.get("index")
+        if found is None or not found.exact or found.attribution.text != asked.get("text") or type(place) is not int:
+            return UNCHANGED
+        if place not in range(len(found.attribution.words())) or str(place) in word_maps(found.attribution):
+            return UNCHANGED
+        return self._answer(replace(visit, found=self.explainer.find_word(found, place)))
 
     def _answer(self, visit: Visit) -> tuple[Any, ...]:
         assert visit.found is not None

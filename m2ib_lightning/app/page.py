@@ -127,6 +127,7 @@ def build(explainer: Explainer) -> gr.Blocks:
             event(page.explain, asked, answer, **ONE_AT_A_TIME)
         for knob in (beta, layer, trade, keep):
             knob.input(page.adjust, asked, answer, **ONE_AT_A_TIME)
+        shown.select(page.find_word, visit, answer, **ONE_AT_A_TIME)
         trade.input(_shown_for, trade, [beta, keep], **AT_ONCE)
         save.click(page.save, visit, [files, ready], **AT_ONCE)
         beside.click(page.side_by_side, [others, *asked], cards, **ONE_AT_A_TIME)

@@ -13,10 +13,18 @@ const digits = (value) => (value >= 100 ? value.toFixed(0) : value >= 10 ? value
 /** The map that is to be seen, the value of its darkest colour, and what it is. */
 function current() {
   const word = hovered ?? pinned;
+  if (missing() !== null) return { ...whole(), says: `looking for “${answer.words[word]}” …` };
   if (word !== null && answer.maps[word]) {
     const map = answer.maps[word];
+    // On the scale of the whole, so that what says nothing does not look like something.
+    if (map.verdict !== "ok") return { map, top: Math.max(map.top, whole().top), says: `no region of “${map.text}” that can be believed: ${map.verdict.replaceAll("_", " ")}` };
     return { map, top: map.top, says: map.effect < 0 ? `what speaks against “${map.text}”: without it the pair is more similar` : `where “${map.text}” is` };
   }
+  return whole();
+}
+
+/** The same of all of the caption. */
+function whole() {
   const map = answer.frames[shown()].map;
   const last = answer.frames.at(-1).map;
   return { map, top: answer.running ? map?.top : last?.top, says: answer.against ? `rather than “${answer.against}”` : "" };
@@ -83,7 +91,7 @@ function shade() {
     ? (Object.keys(spoken).length ? "Below each word: the share of its own region that lies in the box." : "The regions of the words are on their way.")
     : [`Below each word: ${answer.unit}.`, answer.special && `On no word: ${answer.special}.`, answer.truncated && "The end of the caption was cut: the model reads no more.",
        Object.values(answer.maps).some((map) => map.effect < 0) && "A crossed-out word speaks against the picture: without it the pair is more similar.",
-       Object.keys(answer.maps).length > 0 && "Point at an underlined word to see its region, or draw a box in the picture to see which words it belongs to."].filter(Boolean).join(" ");
+       Object.keys(answer.maps).length > 0 && "Point at a word to see its region, or draw a box in the picture to see which words it belongs to."].filter(Boolean).join(" ");
 }
 
 /** Of each word that has a region: the share of it inside the box. */
@@ -115,11 +123,22 @@ function chip(word, i) {
   button.type = "button", button.className = "word";
   button.append(document.createElement("b"), document.createElement("small"));
   button.firstChild.textContent = word;
-  const over = (index) => () => { hovered = index; draw(); };
+  const over = (index) => () => { hovered = index; draw(), ask(); };
   button.addEventListener("mouseenter", over(i)), button.addEventListener("mouseleave", over(null));
   button.addEventListener("focus", over(i)), button.addEventListener("blur", over(null));
-  button.addEventListener("click", () => { pinned = pinned === i ? null : i; draw(), shade(); });
+  button.addEventListener("click", () => { pinned = pinned === i ? null : i; draw(), shade(), ask(); });
   return button;
+}
+
+/** The word that is pointed at or kept, if its region is not there yet. */
+function missing() {
+  const word = hovered ?? pinned;
+  return answer && !answer.running && word !== null && !answer.maps[word] && answer.frames.at(-1).map ? word : null;
+}
+
+/** Ask for that region. */
+function ask() {
+  if (missing() !== null && element.dataset.state === "done") trigger("select", { index: missing(), text: answer.text });
 }
 
 function receive() {
@@ -154,7 +173,7 @@ function receive() {
     return [number, term];
   }));
   element.dataset.state = told.running ? "running" : told.exact === false ? "first" : "done";
-  draw(), shade();
+  draw(), shade(), ask();
 }
 
 const place = (event) => {

@@ -50,7 +50,7 @@ def view(
         "view": [round(edge, 4) for edge in a.view],
         "special": on_no_word(a),
         "scores": _scores(a),
-        "wordMaps": _word_maps(a),
+        "wordMaps": word_maps(a),
         "truncated": a.truncated,
         "end": f"{a.steps} step{'s' * (a.steps != 1)}" + f", {a.stop_reason.replace('_', ' ')}" * bool(a.stop_reason),
         "where": _where(a),
@@ -72,10 +72,11 @@ def number(value: float) -> float | None:
     return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
-def _word_maps(a: Attribution) -> dict[str, Any]:
+def word_maps(a: Attribution) -> dict[str, Any]:
     """Where the phrases are in the picture, by the place of each of their words in the caption."""
     return {
-        str(place): cells(phrase.image_map) | {"effect": number(phrase.effect), "text": phrase.text}
+        str(place): cells(phrase.image_map)
+        | {"effect": number(phrase.effect), "text": phrase.text, "verdict": phrase.verdict}
         for phrase in a.phrases
         for place, (start, end, _) in enumerate(a.word_spans())
         if phrase.span[0] <= start and end <= phrase.span[1]

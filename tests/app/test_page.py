@@ -112,6 +112,26 @@ def test_hovering_over_a_word_shows_its_region(visit, crab):
     np.testing.assert_array_equal(heat(page), whole)
 
 
+def test_a_word_that_carries_little_is_looked_for_when_it_is_pointed_at(visit, crab):
+    page, text = visit(), "a crab and a tree"
+    give(page, crab, text)
+    answered(page, text)
+    page.evaluate(
+        """() => { const says = document.querySelector('#view .shows'); window.said = [];
+        new MutationObserver(() => window.said.push(says.textContent)).observe(says, {childList: true}) }"""
+    )
+    word = page.locator("#view .word").nth(2)
+    assert "mapped" not in word.get_attribute("class")
+    word.hover()
+    page.wait_for_function("document.querySelectorAll('#view .word')[2].classList.contains('mapped')")
+    said = ["looking for “and” …", "no region of “and” that can be believed: uninformative"]
+    assert page.evaluate("window.said") == said
+    (phrase,) = m2ib.explain(str(crab), text, phrases=["and"])[0].phrases
+    assert phrase.verdict == "uninformative" and heat(page).max() < 10  # and so next to nothing is drawn
+    page.hover("h1")
+    assert page.locator("#view .word.mapped").count() == 3
+
+
 def test_a_box_in_the_picture_shows_which_words_it_belongs_to(visit, crab):
     page, scene = visit(), make_scene(3, objects=("crab", "tree", "key"), size=256)
     give(page, crab, "a crab and a tree")
