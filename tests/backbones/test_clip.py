@@ -1,9 +1,11 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from m2ib_lightning.backbones import Backbone, load_backbone
 from tests.checkpoints import random_clip
@@ -122,8 +124,25 @@ def test_a_backbone_is_frozen_and_stays_in_evaluation_mode(backbone):
     assert not any(m.training for m in backbone.model.modules())
 
 
+def test_a_mask_with_a_row_for_each_query_is_read_at_the_query_that_the_head_reads(backbone, monkeypatch):
+    tower, hidden = backbone.image, backbone.image.prefix(backbone.preprocess(pictures(), TEXTS), 0)
+    length = hidden.states.shape[1]
+    mask = torch.rand(3, 1, length, length, generator=torch.Generator().manual_seed(0)) > 0.5
+    mask |= torch.eye(length, dtype=torch.bool)
+    monkeypatch.setattr(tower, "mask", lambda valid: mask)
+    read, states = torch.tensor([2, 0, 1]), hidden.states
+    for block in tower.blocks[1:]:
+        states = block(states, states, mask, False)
+    expected = tower.head(states[torch.arange(3), read], hidden.valid)
+    found = tower.suffix(hidden.states[None], hidden._replace(read=read), 0)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_the_weight_hash_tells_models_apart(backbone, tmp_path):
     same = load_backbone(backbone.name)
     other = load_backbone(str(random_clip(tmp_path, text_layers=2)))
     assert same.weight_hash == backbone.weight_hash != other.weight_hash
+    layer = nn.Linear(2, 2)
+    by_name = [Backbone.weight_hash.func(SimpleNamespace(model=nn.ModuleDict({n: layer}))) for n in "ab"]
+    assert by_name[0] != by_name[1]
     assert Path(backbone.name).is_dir()

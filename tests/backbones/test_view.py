@@ -63,6 +63,14 @@ def test_an_extremely_long_picture_is_trimmed_to_what_the_processor_keeps(size: 
     )
 
 
+def test_the_long_side_is_rounded_down_as_the_processor_does():
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 10}, crop_size={"height": 10, "width": 10})
+    resized = processor(Image.new("RGB", (16, 9)), do_center_crop=False, return_tensors="np")["pixel_values"]
+    assert resized.shape[-2:] == (10, 17)  # 17.8 by proportion
+    assert view_of(processor, 16, 9) == pytest.approx((3 / 17, 0, 13 / 17, 1))
+    assert view_of(processor, 9, 16) == pytest.approx((0, 3 / 17, 1, 13 / 17))
+
+
 def test_an_ordinary_picture_is_not_trimmed():
     image = Image.new("RGB", (300, 100))
     assert trim(image, CLIPImageProcessorPil()) == (image, (0.0, 0.0, 1.0, 1.0))

@@ -129,6 +129,11 @@ def test_tokens_are_true_where_they_share_characters_with_a_span():
     assert true_tokens(a, [(2, 9)]).tolist() == [False, False, True, True, False]
 
 
+def test_a_special_token_is_not_true_wherever_its_tokenizer_places_it():
+    a = Attribution("", "cat", None, None, ["cat", "</s>"], np.array([False, True]), [(0, 3), (2, 3)], 0.0)
+    assert true_tokens(a, [(0, 3)]).tolist() == [True, False]
+
+
 def test_a_randomised_model_keeps_its_distribution_and_the_original_is_untouched(embedded):
     twin = copy.deepcopy(embedded)
     randomise(twin)
@@ -154,3 +159,7 @@ def test_a_paired_difference_is_narrower_than_the_parts():
     found = paired_interval(base + 1 + rng.normal(0, 0.1, 50), base)
     assert 0.9 < found.low < found.mean < found.high < 1.1
     assert paired_interval([1.0, np.nan], [0.0, 1.0]).pairs == 1
+
+
+def test_an_infinite_value_has_no_part_in_a_mean():
+    assert interval([1.0, np.inf, -np.inf, np.nan]) == (1.0, 1.0, 1.0, 1)

@@ -62,3 +62,15 @@ def test_a_state_goes_on_where_it_was():
     for one in (stopping, again):
         one.judge(torch.tensor([0.94]))
     assert again.reason.tolist() == stopping.reason.tolist() == [1]
+
+
+def test_a_pair_that_stopped_shows_the_values_it_stopped_at_and_none_that_are_not_finite():
+    stopping, shown = Stopping(3, 0.1, 2, torch.device("cpu")), []
+    losses = torch.tensor([[1.0, 3.0, 1.0], [0.95, 2.0, 0.5], [0.91, 1.0, NAN], [0.1, 0.5, 0.2], [0.0, 0.2, 0.1]])
+    for made, loss in enumerate(losses):
+        stopping.judge(loss)
+        values = {"loss/total": loss, "other": 2 * loss}
+        shown.append(stopping.hold_values(values, shown[-1] if shown else values, made))
+    by_pair = [list(values) for values in zip(*(values["other"].tolist() for values in shown), strict=True)]
+    # The first converges at its third loss, the second runs on, the third is lost at its third.
+    assert by_pair == [pytest.approx([2, 1.9, 1.82, 1.82, 1.82]), pytest.approx([6, 4, 2, 1, 0.4]), [2, 1, 1, 1, 1]]
