@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -14,6 +12,7 @@ import numpy as np
 from einops import rearrange
 from PIL import Image, ImageOps
 
+from m2ib_lightning.inline import png_address
 from m2ib_lightning.verdict import SENTENCES, headline, is_doubtful
 
 if TYPE_CHECKING:
@@ -130,10 +129,8 @@ def attribution_html(a: Attribution) -> str:
     if a.verdict != "ok":
         parts.append(f"<div style='{BANNER}'><b>{escape(headline(a))}.</b> {escape(SENTENCES[a.verdict])}</div>")
     if a.image_map is not None:
-        file = io.BytesIO()
-        a.overlay(_picture(a)).save(file, "PNG")
-        data = base64.b64encode(file.getvalue()).decode()
-        parts.append(f"<img alt='where in the image the evidence lies' src='data:image/png;base64,{data}'>")
+        data = png_address(a.overlay(_picture(a)))
+        parts.append(f"<img alt='where in the image the evidence lies' src='{data}'>")
     if a.text_map is not None:
         words = [(word, value, math.nan) for word, value in a.words()]
         parts.append(words_html(words, unit=a.unit, doubtful=is_doubtful(a, "text")))

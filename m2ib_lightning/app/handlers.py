@@ -17,10 +17,11 @@ from m2ib_lightning.app.code import as_command, as_python
 from m2ib_lightning.app.examples import EXAMPLES, Example
 from m2ib_lightning.app.explaining import Explained, Explainer, Knobs
 from m2ib_lightning.app.many import explain_all
-from m2ib_lightning.app.pictures import SIDE, picture_uri, read_picture
+from m2ib_lightning.app.pictures import SHOWN, SIDE, read_picture
 from m2ib_lightning.app.side_by_side import compare
 from m2ib_lightning.app.view import frame, message, view, word_maps
 from m2ib_lightning.attribution import Attribution
+from m2ib_lightning.inline import small_address
 from m2ib_lightning.types import Pair
 
 UNCHANGED = (gr.skip(),) * 4
@@ -85,14 +86,14 @@ class Handlers:
             return Visit(problem=str(problem)), gr.HTML(value=message(str(problem), error=True), picture="")
         visit = Visit(picture, Path(path).name, max(picture.size) == SIDE)
         return visit, gr.HTML(
-            value=message("Type a caption to see why it matches, or not."), picture=picture_uri(picture)
+            value=message("Type a caption to see why it matches, or not."), picture=small_address(picture, SHOWN)
         )
 
     def example(self, index: int) -> tuple[Visit, Any, Any, Any, Any]:
         """An example was chosen."""
         example: Example = EXAMPLES[index]
         picture = example.picture()
-        shown = gr.HTML(value=message("Explaining …"), picture=picture_uri(picture))
+        shown = gr.HTML(value=message("Explaining …"), picture=small_address(picture, SHOWN))
         return Visit(picture, example.source), self.examples[index], example.caption, example.foil, shown
 
     def explain(self, visit: Visit, caption: str, foil: str, *settings: Any) -> Iterator[tuple[Any, ...]]:

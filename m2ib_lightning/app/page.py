@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 from html import escape
 from importlib import resources
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
 from m2ib_lightning.app.examples import EXAMPLES
 from m2ib_lightning.app.explaining import Explainer
 from m2ib_lightning.app.handlers import Handlers, Visit
 from m2ib_lightning.app.many import KINDS
-from m2ib_lightning.app.pictures import picture_uri
 from m2ib_lightning.app.side_by_side import NOTES
 from m2ib_lightning.app.view import message
+from m2ib_lightning.display import HEAT, colours
+from m2ib_lightning.inline import bytes_text, small_address
 
 HERE = resources.files("m2ib_lightning") / "app"
 ONE_AT_A_TIME: dict[str, Any] = {
@@ -24,15 +23,6 @@ ONE_AT_A_TIME: dict[str, Any] = {
     "api_visibility": "private",
 }  # fmt: skip
 AT_ONCE: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-
-
-def _colours() -> str:
-    """The 256 colours of maps, even in lightness, so that they can be told with any kind of colour vision."""
-    from matplotlib import colormaps
-
-    return base64.b64encode(
-        np.rint(255 * colormaps["inferno"](np.arange(256))[:, :3]).astype(np.uint8).tobytes()
-    ).decode()
 
 
 def build(explainer: Explainer) -> gr.Blocks:
@@ -64,8 +54,9 @@ def build(explainer: Explainer) -> gr.Blocks:
                 )  # fmt: skip
             with gr.Column(elem_id="answered", min_width=280):
                 shown = gr.HTML(
-                    value=message("Drop a picture, or choose an example."), picture="", colours=_colours(),
-                    elem_id="view", html_template=_file("view.html"), css_template=_file("view.css"),
+                    value=message("Drop a picture, or choose an example."), picture="",
+                    colours=bytes_text(255 * colours(HEAT)), elem_id="view",
+                    html_template=_file("view.html"), css_template=_file("view.css"),
                     js_on_load=_file("view.js"),
                 )  # fmt: skip
             with gr.Column(elem_id="further", min_width=280):
@@ -170,7 +161,7 @@ def _introduction(explainer: Explainer) -> str:
 
 def _examples() -> str:
     buttons = "".join(
-        f'<button type="button"><img src="{picture_uri(e.picture(), 96)}" alt="">'
+        f'<button type="button"><img src="{small_address(e.picture(), 96)}" alt="">'
         f"<span>{escape(e.caption)}</span></button>"
         for e in EXAMPLES
     )

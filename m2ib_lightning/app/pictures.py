@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from pathlib import Path
 
 from PIL import Image
@@ -60,11 +58,3 @@ def _check_pixels(path: Path) -> None:
             f"Expected a picture of at most {MOST_PIXELS // 10**6} million pixels but got {width} x {height}. "
             "Remedy: reduce it."
         )
-
-
-def picture_uri(picture: Image.Image, side: int = SHOWN) -> str:
-    """A data URI in WebP; the longer side is at most `side` pixels."""
-    small, file = picture.convert("RGB"), io.BytesIO()
-    small.thumbnail((side, side))
-    small.save(file, "WEBP", quality=82)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

@@ -11,9 +11,9 @@ from PIL import Image
 
 from m2ib_lightning import methods
 from m2ib_lightning.app.explaining import Explainer, Knobs
-from m2ib_lightning.app.pictures import picture_uri
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.display import words_html
+from m2ib_lightning.inline import small_address
 from m2ib_lightning.types import Pair
 
 MOST = 6
@@ -84,7 +84,7 @@ def _card(name: str, a: Attribution, picture: Image.Image, seconds: float) -> st
     small.thumbnail((256, 256))
     shaded = words_html([(word, value, math.nan) for word, value in a.words()], unit=a.unit)
     return (
-        f'<article><h3>{name}</h3><img src="{picture_uri(a.overlay(small), 256)}" alt="Map of {name}">{shaded}'
+        f'<article><h3>{name}</h3><img src="{small_address(a.overlay(small), 256)}" alt="Map of {name}">{shaded}'
         f"<p>{escape(_unit(a.unit))}; {seconds:.1f} s</p><p>{escape(NOTES[name])}</p></article>"
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,8 @@ import numpy as np
 
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.display import decimals, on_no_word
+from m2ib_lightning.inline import bytes_text, number
+from m2ib_lightning.report.table import place
 from m2ib_lightning.verdict import SENTENCES, headline
 
 if TYPE_CHECKING:
@@ -52,8 +53,7 @@ def view(
         "scores": _scores(a),
         "wordMaps": word_maps(a),
         "truncated": a.truncated,
-        "end": f"{a.steps} step{'s' * (a.steps != 1)}" + f", {a.stop_reason.replace('_', ' ')}" * bool(a.stop_reason),
-        "where": _where(a),
+        "where": "" if a.image_map is None else place(*a.strongest_region()),
         "verdict": None if more.get("running") else _verdict(a),
         **more,
     }
@@ -62,14 +62,8 @@ def view(
 def cells(values: NDArray[np.float32]) -> dict[str, Any]:
     """A map as bytes: 0 for 0 and less, 255 for its highest value."""
     top = max(0.0, float(values.max()))
-    scaled = np.rint(values.clip(min=0) * (255 / top if top > 0 else 0)).astype(np.uint8)
-    data = base64.b64encode(scaled.tobytes()).decode("ascii")
-    return {"rows": values.shape[0], "columns": values.shape[1], "top": number(top), "cells": data}
-
-
-def number(value: float) -> float | None:
-    """Four digits of it, None for what JSON has no number for."""
-    return float(f"{value:.4g}") if math.isfinite(value) else None
+    scaled = values.clip(min=0) * (255 / top if top > 0 else 0)
+    return {"rows": values.shape[0], "columns": values.shape[1], "top": number(top), "cells": bytes_text(scaled)}
 
 
 def word_maps(a: Attribution) -> dict[str, Any]:
@@ -100,12 +94,3 @@ def _scores(a: Attribution) -> list[tuple[str, str]]:
         ("with the caption through its bottleneck", a.text_score),
     )
     return [(name, f"{value:.2f}".replace("-", "−")) for name, value in named if math.isfinite(value)]
-
-
-def _where(a: Attribution) -> str:
-    """The place of the highest patch in words, for those who do not see the map."""
-    if a.image_map is None:
-        return ""
-    x, y = a.strongest_region()
-    row, column = ("upper", "middle", "lower")[min(2, int(3 * y))], ("left", "centre", "right")[min(2, int(3 * x))]
-    return "centre" if (row, column) == ("middle", "centre") else f"{row} {column}"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from m2ib_lightning.evaluation.health import Health, stacked
-from m2ib_lightning.report.comparison_page import example_html, example_of, png_address, save_page
+from m2ib_lightning.inline import png_address
+from m2ib_lightning.report.comparison_page import example_html, example_of, save_page
 from m2ib_lightning.types import Pair
 
 if TYPE_CHECKING:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from einops import reduce
@@ -16,6 +14,7 @@ from PIL import Image
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.evaluation import Comparison, Interval
 from m2ib_lightning.files import replacing
+from m2ib_lightning.inline import png_address
 from m2ib_lightning.metrics import PairMetric
 from m2ib_lightning.report.comparison import (
     against_others,
@@ -28,9 +27,6 @@ from m2ib_lightning.report.comparison import (
 )
 from m2ib_lightning.store import AttributionStore
 from m2ib_lightning.types import Pair
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 STYLE = """
 :root{color-scheme:light}
@@ -248,13 +244,3 @@ def example_html(example: Example) -> str:
         below = f"<figcaption><b>{html.escape(label)}</b><br>{words}</figcaption>"
         figures.append(f"<figure><img alt='' src='{png_address(picture)}'>{below}</figure>")
     return f"<h3>{html.escape(example.id)}: {html.escape(example.text)}</h3>{''.join(figures)}"
-
-
-def png_address(drawn: Image.Image | Figure) -> str:
-    """A picture or a figure as an address that a page can hold."""
-    file = io.BytesIO()
-    if isinstance(drawn, Image.Image):
-        drawn.save(file, format="PNG")
-    else:
-        drawn.savefig(file, format="png")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

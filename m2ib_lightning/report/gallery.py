@@ -5,10 +5,7 @@ From the command line: m2ib gallery OUTPUT
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -23,6 +20,7 @@ from m2ib_lightning.data import make_scene
 from m2ib_lightning.data.images import load_image
 from m2ib_lightning.display import HEAT, Chip, chips, colours, on_no_word, scale_top
 from m2ib_lightning.files import replacing
+from m2ib_lightning.inline import bytes_text, number, small_address
 from m2ib_lightning.report.phrases import phrase_colours
 from m2ib_lightning.store import AttributionStore
 from m2ib_lightning.types import BadPair
@@ -36,6 +34,9 @@ SIDE = 192
 
 FRAME = 500
 """The same of the pictures of masks."""
+
+QUALITY = 60
+"""Of WebP: enough for pictures of this size."""
 
 FindImage = Callable[[Attribution], Image.Image | None]
 """Gives the picture of a pair, or None if there is none."""
@@ -84,7 +85,7 @@ def save_gallery(
         for a in attributions
     ]
     data = {
-        "colours": _base64(np.rint(255 * colours(HEAT)).astype(np.uint8).tobytes()),
+        "colours": bytes_text(255 * colours(HEAT)),
         "sentences": SENTENCES,
         "settings": [json.loads(text) for text in settings],
         "pairs": pairs,
@@ -162,9 +163,9 @@ def _pair(
         "id": a.id,
         "source": a.source,
         "text": a.text,
-        "score": _number(a.score),
-        "imageScore": _number(a.image_score),
-        "textScore": _number(a.text_score),
+        "score": number(a.score),
+        "imageScore": number(a.image_score),
+        "textScore": number(a.text_score),
         "map": None if a.image_map is None else _map(a.image_map, a.unit),
         "view": [round(edge, 4) for edge in a.view],
         "verdict": a.verdict,
@@ -174,23 +175,23 @@ def _pair(
         "words": None if a.text_map is None else _words(a),
         "special": on_no_word(a),
         "truncated": a.truncated,
-        "history": {name: [_number(value) for value in values.tolist()] for name, values in a.history.items()},
+        "history": {name: [number(value) for value in values.tolist()] for name, values in a.history.items()},
         "end": f"{a.steps} step{'s' * (a.steps != 1)}, {a.stop_reason.replace('_', ' ')}" if a.steps else "",
-        "metrics": {name: _number(value) for name, value in a.metrics.items()},
+        "metrics": {name: number(value) for name, value in a.metrics.items()},
         "settings": settings.setdefault(json.dumps(a.settings, sort_keys=True), len(settings)),
-        "picture": None if image is None else _picture(image, SIDE),
+        "picture": None if image is None else small_address(image, SIDE, QUALITY),
         "phrases": _phrases(a),
-        "frames": [_picture(Image.open(frame), FRAME) for frame in frames],
+        "frames": [small_address(Image.open(frame), FRAME, QUALITY) for frame in frames],
     }
 
 
 def _map(values: NDArray[np.float32], unit: str) -> dict[str, Any]:
     """Cells as bytes, 0 for the lowest value and 255 for the highest; `top` is the value of the last colour."""
     low, high = float(values.min()), float(values.max())
-    cells = np.rint((values - low) * (255 / (high - low) if high > low else 0)).astype(np.uint8)
-    top = _number(scale_top(high, unit))
-    kept = {"rows": values.shape[0], "low": _number(low), "high": _number(high), "top": top}
-    return kept | {"cells": _base64(cells.tobytes())}
+    cells = (values - low) * (255 / (high - low) if high > low else 0)
+    top = number(scale_top(high, unit))
+    kept = {"rows": values.shape[0], "low": number(low), "high": number(high), "top": top}
+    return kept | {"cells": bytes_text(cells)}
 
 
 def _phrases(a: Attribution) -> list[dict[str, Any]]:
@@ -199,7 +200,7 @@ def _phrases(a: Attribution) -> list[dict[str, Any]]:
         {
             "text": phrase.text,
             "span": list(phrase.span),
-            "effect": _number(phrase.effect),
+            "effect": number(phrase.effect),
             "verdict": phrase.verdict,
             "colour": colour,
             "map": _map(np.nan_to_num(phrase.image_map), unit=""),
@@ -211,20 +212,3 @@ def _phrases(a: Attribution) -> list[dict[str, Any]]:
 def _words(a: Attribution) -> list[Chip]:
     """The words with their shades to three digits."""
     return [chip._replace(shade=round(chip.shade, 3)) for chip in chips(a.words(), a.unit)]
-
-
-def _picture(image: Image.Image, side: int) -> str:
-    """A data URI; the picture's longer side is at most `side` pixels."""
-    small, file = image.convert("RGB"), io.BytesIO()
-    small.thumbnail((side, side))
-    small.save(file, "WEBP", quality=60)
-    return "data:image/webp;base64," + _base64(file.getvalue())
-
-
-def _number(value: float) -> float | None:
-    """Four digits of it, None for what JSON has no number for."""
-    return float(f"{value:.4g}") if math.isfinite(value) else None
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
