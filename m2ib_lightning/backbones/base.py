@@ -30,6 +30,7 @@ class Tower(ABC):
         prefix_tokens: How many tokens come before those of the input: CLS, BOS, registers.
         reads_padding: Whether it was trained on texts padded to its length with the padding attended to. Padding tokens
             then are valid, and special.
+        patch: Pixels to a side of what becomes a token, None for a text.
     """
 
     depth: int
@@ -38,6 +39,7 @@ class Tower(ABC):
     reads: str
     prefix_tokens: int = 0
     reads_padding: bool = False
+    patch: int | None = None
 
     @abstractmethod
     def prefix(self, batch: PairBatch, layer: Layer) -> HiddenStates:
@@ -60,9 +62,12 @@ class Tower(ABC):
         """Embeddings (B, E) of the hidden states after block `layer` as they are, not normalised."""
         return rearrange(self.suffix(rearrange(hidden.states, "b l d -> 1 b l d"), hidden, layer), "1 b e -> b e")
 
-    @abstractmethod
     def grid(self, batch: PairBatch) -> tuple[int, int] | None:
-        """(gh, gw), the rows and columns that the content tokens form, or None if they are no grid."""
+        """(gh, gw), the rows and columns that the content tokens form, by default patches; None if they are no grid."""
+        if self.patch is None:
+            return None
+        height, width = batch.pixel_values.shape[-2:]
+        return height // self.patch, width // self.patch
 
     def grids(self, batch: PairBatch) -> list[tuple[int, int]] | None:
         """The same for each pair of a batch, for models that read pictures of several shapes at once."""
@@ -226,6 +231,14 @@ def check_whole_patches(size: tuple[int, int], side: int) -> int:
             f"Remedy: choose multiples of {side}."
         )
     return (size[0] // side) * (size[1] // side)
+
+
+def with_prefix(states: Tensor, prefix: int, reads_first: bool) -> HiddenStates:
+    """Hidden states of patches behind `prefix` special tokens, of which the head may read the first."""
+    special = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
+    special[:, :prefix] = True
+    read = torch.zeros(len(states), dtype=torch.long, device=states.device) if reads_first else None
+    return HiddenStates(states, torch.ones_like(special), special, read)
 
 
 def unnamed_pairs(images: Sequence[Image.Image], texts: Sequence[str]) -> tuple[Pair, ...]:

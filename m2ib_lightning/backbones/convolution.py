@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from m2ib_lightning.backbones.base import Tower
+from m2ib_lightning.backbones.base import Tower, with_prefix
 from m2ib_lightning.types import HiddenStates, Layer, PairBatch
 
 
@@ -56,8 +56,7 @@ class ConvolutionalTower(Tower):
         for block in self.blocks[: 0 if layer == "embeddings" else layer + 1]:
             maps = block(maps)
         states = rearrange(maps, "b d gh gw -> b (gh gw) d")
-        special = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
-        return HiddenStates(states, ~special, special, None)
+        return with_prefix(states, 0, False)
 
     def suffix(self, states: Tensor, hidden: HiddenStates, layer: Layer) -> Tensor:
         """Embeddings of cells after block `layer`, (K, B, L, D) to (K, B, E)."""

@@ -9,9 +9,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from m2ib_lightning.backbones.attention import attend_fused
-from m2ib_lightning.backbones.base import Tower
+from m2ib_lightning.backbones.base import Tower, with_prefix
 from m2ib_lightning.backbones.convolution import ConvolutionalTower
-from m2ib_lightning.backbones.towers import patch_grid
 from m2ib_lightning.backbones.transformer import TransformerTower
 from m2ib_lightning.types import HiddenStates, PairBatch
 
@@ -57,10 +56,6 @@ class ViTImageTower(TransformerTower):
         """(N, D) or (N, L, D) to (N, E)."""
         pooled = self.visual.ln_post(states) if self.reads_cls else self.visual._pool(states)[0]
         return pooled @ self.visual.proj
-
-    def grid(self, batch: PairBatch) -> tuple[int, int]:
-        """Patches per column and per row."""
-        return patch_grid(batch, self.patch)
 
 
 class ResNetImageTower(ConvolutionalTower):
@@ -210,11 +205,3 @@ def residual_blocks(transformer: Any) -> list[ResidualBlock]:
             "Remedy: implement the contract in m2ib_lightning/backbones/base.py for them, in one file."
         )
     return [ResidualBlock(layer) for layer in transformer.resblocks]
-
-
-def with_prefix(states: Tensor, prefix: int, reads_first: bool) -> HiddenStates:
-    """Hidden states of patches behind `prefix` special tokens, of which the head may read the first."""
-    special = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
-    special[:, :prefix] = True
-    read = torch.zeros(len(states), dtype=torch.long, device=states.device) if reads_first else None
-    return HiddenStates(states, torch.ones_like(special), special, read)

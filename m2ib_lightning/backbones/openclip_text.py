@@ -54,10 +54,6 @@ class OpenClipTextTower(TransformerTower):
             return normed
         return projection(normed) if isinstance(projection, nn.Linear) else normed @ projection
 
-    def grid(self, batch: PairBatch) -> None:
-        """Text is no grid."""
-        return None
-
 
 class CocaTextTower(OpenClipTextTower):
     """CoCa's text transformer: causal, at full length, with a CLS behind the text that its head reads.

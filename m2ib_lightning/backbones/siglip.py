@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from m2ib_lightning.backbones.base import Tower, check_whole_patches
+from m2ib_lightning.backbones.base import Tower, check_whole_patches, with_prefix
 from m2ib_lightning.backbones.huggingface import HuggingFaceBackbone
-from m2ib_lightning.backbones.towers import embed_patches, no_text, patch_grid
+from m2ib_lightning.backbones.towers import embed_patches, no_text
 from m2ib_lightning.backbones.transformer import PreNormBlock, TransformerTower
 from m2ib_lightning.types import HiddenStates, PairBatch
 
@@ -29,16 +29,11 @@ class SiglipImageTower(TransformerTower):
     def embeddings(self, batch: PairBatch) -> HiddenStates:
         """The patches, row by row."""
         states = embed_patches(self.vision, batch.pixel_values)
-        special = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
-        return HiddenStates(states, ~special, special, None)
+        return with_prefix(states, 0, False)
 
     def head(self, states: Tensor, valid: Tensor) -> Tensor:
         """(N, L, D) to (N, E)."""
         return self.vision.head(self.vision.post_layernorm(states))
-
-    def grid(self, batch: PairBatch) -> tuple[int, int]:
-        """Patches per column and per row."""
-        return patch_grid(batch, self.patch)
 
 
 class SiglipTextTower(TransformerTower):
@@ -65,10 +60,6 @@ class SiglipTextTower(TransformerTower):
     def head(self, states: Tensor, valid: Tensor) -> Tensor:
         """(N, D) to (N, E)."""
         return self.text.head(self.text.final_layer_norm(states))
-
-    def grid(self, batch: PairBatch) -> None:
-        """Text is no grid."""
-        return None
 
 
 class SiglipBackbone(HuggingFaceBackbone):

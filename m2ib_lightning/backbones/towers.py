@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from m2ib_lightning.backbones.base import check_whole_patches
+from m2ib_lightning.backbones.base import check_whole_patches, with_prefix
 from m2ib_lightning.backbones.transformer import PostNormBlock, PreNormBlock, TransformerTower
 from m2ib_lightning.types import HiddenStates, PairBatch
 
@@ -37,18 +37,11 @@ class ClsImageTower(TransformerTower):
     def embeddings(self, batch: PairBatch) -> HiddenStates:
         """CLS and the patches, row by row."""
         states = self.norm(embed_patches(self.vision, batch.pixel_values))
-        special = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
-        special[:, 0] = True
-        read = torch.zeros(len(states), dtype=torch.long, device=states.device)
-        return HiddenStates(states, torch.ones_like(special), special, read)
+        return with_prefix(states, 1, True)
 
     def head(self, states: Tensor, valid: Tensor) -> Tensor:
         """(N, D) to (N, E)."""
         return self.projection(self.vision.post_layernorm(states))
-
-    def grid(self, batch: PairBatch) -> tuple[int, int]:
-        """Patches per column and per row."""
-        return patch_grid(batch, self.patch)
 
 
 class EosTextTower(TransformerTower):
@@ -84,10 +77,6 @@ class EosTextTower(TransformerTower):
         """(N, D) to (N, E)."""
         return self.projection(self.text.final_layer_norm(states))
 
-    def grid(self, batch: PairBatch) -> None:
-        """Text is no grid."""
-        return None
-
 
 class BertTextTower(TransformerTower):
     """A text transformer of BERT's kind, whose head reads CLS, the first token; padding is hidden from all tokens.
@@ -116,10 +105,6 @@ class BertTextTower(TransformerTower):
         """(N, D) to (N, E)."""
         return self.projection(states)
 
-    def grid(self, batch: PairBatch) -> None:
-        """Text is no grid."""
-        return None
-
 
 def embed_patches(vision: Any, pixels: Tensor) -> Tensor:
     """Patch and position embeddings by a model's own code, its positions interpolated for sizes that are not its own.
@@ -133,12 +118,6 @@ def embed_patches(vision: Any, pixels: Tensor) -> Tensor:
     """
     native = (vision.config.image_size, vision.config.image_size)
     return vision.embeddings(pixels, interpolate_pos_encoding=tuple(pixels.shape[-2:]) != native)
-
-
-def patch_grid(batch: PairBatch, side: int) -> tuple[int, int]:
-    """Rows and columns of patches of `side` pixels."""
-    height, width = batch.pixel_values.shape[-2:]
-    return height // side, width // side
 
 
 def no_text(batch: PairBatch) -> Tensor:
