@@ -1,4 +1,4 @@
-"""What visitors give and what they are shown: pictures read within limits, and as text that a page can hold."""
+"""What visitors give: pictures, read within limits."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from m2ib_lightning.data.images import is_dicom, load_image
+from m2ib_lightning.data.images import load_image
 
 MOST_BYTES = 32 * 2**20
 """Of one file."""
 
 MOST_PIXELS = 64 * 10**6
-"""Of one picture; telephones have up to 50 million."""
+"""Of one picture; telephones have up to 50 million. A JPEG of more is read smaller."""
 
 SIDE = 1024
 """A picture whose longer side is more is reduced to this before it is kept: models read it smaller still."""
@@ -24,7 +24,7 @@ SHOWN = 640
 def read_picture(path: str | Path) -> Image.Image:
     """The picture of a file as RGB, upright, no longer than `SIDE`.
 
-    Its size is read from the head of the file and refused before any pixel is decoded.
+    Its size is read from the head of the file, and what is too large refused before any pixel is decoded.
 
     Raises:
         ValueError: It is no picture, is broken, or has too many bytes or pixels.
@@ -36,25 +36,8 @@ def read_picture(path: str | Path) -> Image.Image:
             "Remedy: reduce the picture."
         )
     try:
-        if not is_dicom(path):
-            _check_pixels(path)
-        picture = load_image(path)
+        picture = load_image(path, MOST_PIXELS)
     except ValueError as problem:  # names the file as the visitor knows it, not where the server keeps it
         raise ValueError(str(problem).replace(str(path), path.name)) from problem
     picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=2)
     return picture
-
-
-def _check_pixels(path: Path) -> None:
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-    except Image.DecompressionBombError:
-        width, height = 2**16, 2**16
-    except Exception:  # load_image says what is wrong with it
-        return
-    if width * height > MOST_PIXELS:
-        raise ValueError(
-            f"Expected a picture of at most {MOST_PIXELS // 10**6} million pixels but got {width} x {height}. "
-            "Remedy: reduce it."
-        )
