@@ -281,6 +281,7 @@ class Other: ...
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--model=Baseline"], r"known AttributionMethod but got Baseline\. Remedy: choose one of AttentionRollout, "),
         (["--model=GradCam"], r"known AttributionMethod but got GradCam\. Remedy: did you mean GradCAM\?"),
         (["--model.imagebeta=3"], r"`model\.imagebeta`\. Remedy: did you mean image_beta\?"),
         (["--model.loss_terms=[Relevanse]"], r"known LossTerm but got Relevanse\. Remedy: did you mean Relevance\?"),

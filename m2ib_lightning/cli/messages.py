@@ -118,11 +118,7 @@ def _argument(fault: Fault) -> str | None:
 def _no_class(fault: Fault) -> str | None:
     """There is no class of that name: none that is known, none in its file, or no such file."""
     if found := re.search(r"Expected a dot import path string: (\S+)", fault.said):
-        known = list(subclasses(fault.base)) if fault.base else []
-        return (
-            f"Expected `{fault.key}` to be a known {_name(fault.base)} but got {found[1]}. "
-            f"Remedy: {meant(found[1], known, f'choose one of {_some(known)}, or FILE.CLASS for one of your own.')}"
-        )
+        return _unknown_class(fault, found[1])
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", fault.said):
         module = importlib.import_module(found[1])
         there = [name for name, kind in vars(module).items() if isinstance(kind, type) and not name.startswith("_")]
@@ -140,6 +136,14 @@ def _no_class(fault: Fault) -> str | None:
             "Remedy: call m2ib in the folder of that file, or correct the name."
         )
     return None
+
+
+def _unknown_class(fault: Fault, name: str) -> str:
+    known = list(subclasses(fault.base)) if fault.base else []
+    return (
+        f"Expected `{fault.key}` to be a known {_name(fault.base)} but got {name}. "
+        f"Remedy: {meant(name, known, f'choose one of {_some(known)}, or FILE.CLASS for one of your own.')}"
+    )
 
 
 def _wrong_base(fault: Fault) -> str | None:
@@ -170,6 +174,8 @@ def _kind(fault: Fault) -> str | None:
         wanted, value = found[-1]
         wanted = {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(wanted, wanted)
         return f"Expected `{fault.key}` to be {wanted} but got {value}. Remedy: see --help."
+    if fault.base and fault.value.isidentifier() and subclasses(fault.base):
+        return _unknown_class(fault, fault.value)  # an abstract one
     kinds = re.findall(r"Subtypes: \[(.*)\]", fault.said)
     if not (fault.key and kinds and fault.value):
         return None
