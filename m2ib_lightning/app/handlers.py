@@ -160,7 +160,7 @@ class Handlers:
             return None, "Nothing is explained yet."
         return save_files(visit.found.attribution, visit.picture), "Ready:"
 
-    def many(self, files: Sequence[str] | None, progress: Any = None) -> Iterator[tuple[Any, ...]]:
+    def many(self, files: Sequence[str] | None) -> Iterator[tuple[Any, ...]]:
         """Explain what was uploaded, show how far it is and at last the gallery."""
         if not files:
             yield "Choose files first.", gr.skip(), gr.skip()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -54,10 +54,9 @@ class FrameScale(NamedTuple):
         highest = (float(image.max()) if image is not None else 0.0, max((n for _, n, _ in state.words()), default=0.0))
         return cls(*(scale_top(_round_up(value / 2), "nats") for value in highest))
 
-    def share(self, values: NDArray[np.float32], what: Literal["patch", "word"] = "patch") -> NDArray[np.float32]:
-        """Values as places on the scale, in [0, 1]: the square root, so that a tenth of the top is still seen."""
-        top = self.patch if what == "patch" else self.word
-        return np.sqrt((values / top).clip(0, 1)).astype(np.float32)
+    def share(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Nats of patches as places on the scale, in [0, 1]: the square root, so that a tenth of the top is seen."""
+        return np.sqrt((values / self.patch).clip(0, 1)).astype(np.float32)
 
 
 def _round_up(value: float) -> float:
