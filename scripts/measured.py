@@ -103,7 +103,11 @@ TABLES = [
     Table(
         "keep",
         MEASUREMENTS,
-        {"keep": Run("python scripts/measure_keep.py --scenes {scenes} --scene_seed 140000 --output {output}", 500)},
+        {
+            "keep": Run(
+                "python scripts/measure_keep.py --scenes {scenes} --scene_seed 140000 --output {output}", scenes=500
+            )
+        },
         rendered.keep_table,
     ),
     Table(
