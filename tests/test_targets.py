@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn.functional import normalize
 
 from m2ib_lightning import AttributionStore, explain, load_backbone
@@ -14,7 +15,15 @@ from m2ib_lightning.data import make_scene
 from m2ib_lightning.data.images import StoredImage
 from m2ib_lightning.data.scene_kinds import COLOURS
 from m2ib_lightning.methods import M2IB, Occlusion, Saliency
-from m2ib_lightning.phrases import aimed, around, explain_phrases, find_spans, phrases_of_each, strongest_phrases
+from m2ib_lightning.phrases import (
+    aimed,
+    around,
+    explain_phrases,
+    find_spans,
+    foils_of_each,
+    phrases_of_each,
+    strongest_phrases,
+)
 from m2ib_lightning.store.parts import Provenance
 from m2ib_lightning.targets import (
     Against,
@@ -96,6 +105,12 @@ def test_an_effect_is_the_clean_similarity_minus_that_with_the_foil(embedded, ba
         for picture, pair in zip(image, batch.pairs, strict=True)
     ]
     torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("foils", [["a key", Image.new("RGB", (9, 9), "red")], ["a key"], ["a key", "a cat", "a dog"]])
+def test_foils_that_are_not_one_for_each_pair_or_of_two_kinds_are_refused(foils):
+    with pytest.raises(ValueError, match=r"one for each of 2, all captions or all pictures.*Remedy"):
+        foils_of_each(foils, 2)
 
 
 def test_each_pair_of_a_batch_is_aimed_against_its_own_foil_or_else_its_own_other_half(embedded, batch, scenes):

@@ -15,6 +15,7 @@ import m2ib_lightning as m2ib
 from m2ib_lightning.app import pictures
 from m2ib_lightning.app.code import as_command, as_python
 from m2ib_lightning.app.explaining import Knobs
+from m2ib_lightning.app.handlers import Handlers, Visit
 from m2ib_lightning.app.many import explain_all, gather
 from m2ib_lightning.app.pictures import read_picture
 from m2ib_lightning.app.side_by_side import NOTES
@@ -131,6 +132,14 @@ def test_an_answer_against_a_foil_is_that_of_explain_and_names_the_foil(explaine
     (expected,) = m2ib.explain(image, "a crab", against="a key")
     np.testing.assert_allclose(found.attribution.image_map, expected.image_map, rtol=1e-4, atol=1e-3)
     assert found.attribution.settings == expected.settings and expected.settings["against"] == "a key"
+
+
+def test_a_moved_slider_goes_on_against_the_foil_that_is_shown_whatever_was_typed_since(explainer):
+    image = make_scene(3, objects=("crab", "key")).image
+    *_, found = explainer.watch(Pair("crab", image, "a crab"), explainer.knobs._replace(against="a key"))
+    *_, moved = Handlers(explainer).adjust(Visit(image, found=found), "a crab", "a drum", 3, 6.0, "beta", 0.9)
+    settings = moved[1].found.attribution.settings
+    assert (settings["against"], settings["image_beta"]) == ("a key", 6.0)
 
 
 @pytest.mark.slow  # a run of the command line
