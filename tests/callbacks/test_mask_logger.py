@@ -12,10 +12,12 @@ from PIL import Image
 
 from m2ib_lightning import AttributionStore
 from m2ib_lightning.callbacks import MaskLogger
+from m2ib_lightning.callbacks.watched import Watched, mask_histograms
 from m2ib_lightning.cli import main
-from m2ib_lightning.data import PairDataModule
+from m2ib_lightning.data import PairDataModule, make_scene
 from m2ib_lightning.methods import M2IB
 from m2ib_lightning.report.mask_state import FrameScale
+from m2ib_lightning.types import Pair
 from tests.callbacks.offline_run import OfflineRun, read_run
 
 PAIRS = ["scene-000000", "scene-000001"]
@@ -126,6 +128,16 @@ def assert_complete(folder: Path) -> None:
         assert float(row["text_compression"]) == pytest.approx(a.history["text/compression"][-1])
         assert (row["text"], row["steps"], row["stop_reason"]) == (a.text, str(a.steps), a.stop_reason)
         assert row["verdict"] == a.verdict and (masks / a.id / "overlay.png").is_file()
+
+
+def test_masks_that_are_all_open_or_all_closed_lie_in_the_last_and_the_first_bucket():
+    method = M2IB(modalities=["text"])
+    scene = make_scene(0)
+    fit = method.new_fit(method.prepare().preprocess_pairs([Pair("a", scene.image, scene.text)]))
+    for alpha, place in ((100.0, -1), (-100.0, 0), (0.0, 16)):
+        fit.bottleneck("text").alpha.data.fill_(alpha)
+        (found,) = mask_histograms(Watched(fit, 0)).values()
+        assert len(found.counts) == 32 and found.counts[place] == sum(found.counts) > 0
 
 
 def test_a_fit_without_a_logger_leaves_everything_in_the_folder(tmp_path):
