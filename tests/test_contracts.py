@@ -80,6 +80,9 @@ def test_each_tower_that_a_term_looks_at_is_checked(embedded):
     with pytest.raises(ContractError, match=r"mask of the text but got shape \(1, \d, \d+\)"):
         wrong = term(lambda t: t.lambda_.mean((1, 2)) if t.modality == "image" else t.lambda_)
         explain(make_scene(0).image, "a cat", embedded, loss_terms=[Relevance(), wrong], **FAST)
+    with pytest.raises(ContractError, match=r"mask of the text but got nan or inf for every pair"):
+        wrong = term(lambda t: t.lambda_.mean((1, 2)) * (1 if t.modality == "image" else torch.nan))
+        explain(make_scene(0).image, "a cat", embedded, loss_terms=[Relevance(), wrong], **FAST)
 
 
 def test_a_tower_of_which_a_term_says_nothing_gets_zeros(embedded):

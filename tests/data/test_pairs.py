@@ -245,3 +245,12 @@ def test_a_picture_in_memory_has_no_source():
 def test_a_text_of_another_kind_is_refused():
     with pytest.raises(TypeError, match=r"Expected a text but got int. Remedy: "):
         read_pair(PairReference("a", Image.new("L", (2, 2)), 3))  # type: ignore[arg-type]
+
+
+def test_every_picture_in_memory_is_looked_at_and_a_file_of_several_pairs_once(folder, monkeypatch):
+    good, long = Image.new("RGB", (4, 3)), Image.new("RGB", (3000, 1))
+    monkeypatch.setattr("m2ib_lightning.data.pairs.check_image", lambda image, most: looked_at.append(image))
+    looked_at: list[object] = []
+    file = folder / "cat.png"
+    check_all(make_references([good, file, long, file], ["a", "b", "c", "d"]))
+    assert looked_at == [good, file, long]
