@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Measure how far a trained reader of masks stands in for the fit, alone and as the start of one to three steps.
+"""Measure how far a trained reader of masks stands in for the fit, alone and as the start of a step.
 
     m2ib train-reader --output outputs/reader
     python scripts/measure_reader.py --reader outputs/reader --scenes 200 --scene_seed 310000
 
-A row per way: the fit at its default, Grad-ECLIP, the reader with 0 to 3 steps, and as many steps from the ordinary
+A row per way: the fit at its default, Grad-ECLIP, the reader with 0 steps and with 1, and as many from the ordinary
 start. "time" is against Grad-ECLIP's, batch by batch in turns; Pearson is with the maps of the fit, pair by pair.
 """
 
@@ -37,7 +37,7 @@ def main() -> None:
     """Explain the scenes in every way, in turns so that times compare."""
     parser = options_of(__doc__, scenes=200, scene_seed=310_000, output="outputs/reader-measured")
     parser.add_argument("--reader", required=True, help="folder that `m2ib train-reader` wrote")
-    parser.add_argument("--steps", type=int, nargs="*", default=[1, 2, 3], help="steps that are made from a start")
+    parser.add_argument("--steps", type=int, nargs="*", default=[1], help="steps that are made from a start")
     parser.add_argument("--lr", type=float, default=1.0, help="learning rate of the steps from the reader's masks")
     options = parser.parse_args()
     backbone, scenes = load_backbone(options.backbone), drawn(options)

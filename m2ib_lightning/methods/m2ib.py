@@ -79,8 +79,8 @@ class M2IB(AttributionMethod):
         initial_alpha: Logit that the masks start from. From 5, as in the paper, the first steps close all masks alike,
             since there is hardly any noise yet that could tell them apart.
         reader: A folder that `m2ib train-reader` wrote for this model and setting. Masks then start from what it reads
-            off a pair, and with 0 steps that is the result, for the cost of one pass; how much similarity it leaves is
-            not measured then.
+            off a pair, and with 0 steps that is the result, for about the cost of one step; how much similarity it
+            leaves is not measured then.
         optimizer: Made with the masks and given `lr`.
         prior: What noise is drawn from: "unit", N(0, 1) as in the paper; "measured", the mean and standard deviation
             of each channel over composed scenes; or a file that `m2ib calibrate` wrote.

@@ -23,6 +23,9 @@ from m2ib_lightning.methods.stopping import NON_FINITE, Stopping
 from m2ib_lightning.prior import Prior
 from m2ib_lightning.types import MODALITIES, HiddenStates, Layer, Modality, PairBatch
 
+HALF_OPEN = 0.7
+"""What all masks are where a reader looks: noise hides no object yet, and the model no longer ignores it."""
+
 TOKENS = {"cpu": 2048, "cuda": 65536}
 """Tokens that go through a tower at once, by device: what keeps its matrix products busy and its memory small."""
 
@@ -107,6 +110,9 @@ class MaskFit(nn.Module):
         self.stopping = Stopping(self.pairs, tolerance, patience, self.clean["image"].device)
         self._before: dict[Modality, Tensor] = {}
         self._held: dict[Modality, Held] = {}
+        if reader is not None:  # it looks through the bottlenecks
+            for modality in self.towers:
+                self.bottleneck(modality).alpha.data.copy_(self.start(modality))
 
     @torch.no_grad()
     def start(self, modality: Modality) -> Tensor:
@@ -118,7 +124,19 @@ class MaskFit(nn.Module):
 
     def read_masks(self, reader: MaskReader, modality: Modality) -> Tensor:
         """(B, L, D) mask logits that a reader finds for the pairs of the batch."""
-        return reader(modality, self.hidden[modality], self.clean[modality], self.target(modality)).float()
+        return reader(modality, self.hidden[modality], self.pull(modality)).float()
+
+    def pull(self, modality: Modality) -> Tensor:
+        """(B, L, D), the gradient of a tower's relevance in masks that are all `HALF_OPEN`, up to a scale."""
+        tower, bottleneck, hidden = self.backbone.tower(modality), self.bottleneck(modality), self.hidden[modality]
+        with torch.enable_grad():
+            lambda_ = torch.full_like(bottleneck.x, HALF_OPEN).requires_grad_()
+            found, noise = torch.zeros_like(lambda_), self.noise(0, modality, tower.length, tower.width, lambda_.device)
+            for part in noise.split(self._chunk()):
+                embedding = self.towers[modality].suffix(bottleneck(part, lambda_), hidden, self.towers[modality].layer)
+                relevance = along(embedding.float(), self.target(modality)).sum() * _loss_scale(lambda_.device)
+                found += torch.autograd.grad(relevance, lambda_)[0].float()
+        return found
 
     @property
     def backbone(self) -> Backbone:
@@ -138,7 +156,8 @@ class MaskFit(nn.Module):
         # On the embeddings the read-out token has not read anything yet: it is a token like any other.
         read_out = "bottleneck" if tower.layer == "embeddings" else tower.read_out
         prior = tower.prior.to(self.clean[modality].device)
-        return InformationBottleneck(self.hidden[modality], prior, read_out, self.start(modality))
+        opened = torch.full_like(self.hidden[modality].states, tower.start, dtype=torch.float)
+        return InformationBottleneck(self.hidden[modality], prior, read_out, opened)
 
     def bottleneck(self, modality: Modality) -> InformationBottleneck:
         """The bottleneck of a tower."""

@@ -1,7 +1,7 @@
-"""A network that reads the masks of a pair off its hidden states, in one pass, in the place of a fit.
+"""A network that reads the masks of a pair off its hidden states and one gradient, in the place of a fit.
 
 After the readout bottleneck of Schulz et al., "Restricting the Flow: Information Bottlenecks for Attribution", ICLR
-2020, which does so for image classifiers.
+2020, which does so for image classifiers, from several layers and without a gradient.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from m2ib_lightning.files import replacing
 from m2ib_lightning.prior import Prior
@@ -24,6 +23,9 @@ from m2ib_lightning.types import MODALITIES, HiddenStates, Modality
 
 FILE, CONFIGURATION = "reader.safetensors", "config.yaml"
 """The files of a trained reader's folder."""
+
+CLOSED = -3.0
+"""About where a fit leaves the logits of most masks, and an untrained network all of them."""
 
 
 class Size(NamedTuple):
@@ -39,11 +41,12 @@ class Size(NamedTuple):
 
 
 class TowerReader(nn.Module):
-    """A small transformer over the tokens of one tower, each block of it scaled and shifted by what the pair is about.
+    """A small transformer over the tokens of one tower, from states and their pull on the similarity to mask logits.
+
+    The pull alone tells what the pair is about: it is along the pair's target, so the network needs no embedding.
 
     Args:
         channels: D of the hidden states.
-        embedding: E of the shared space.
         size: Of the network.
 
     Attributes:
@@ -54,13 +57,12 @@ class TowerReader(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, channels: int, embedding: int, size: Size) -> None:
+    def __init__(self, channels: int, size: Size) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
-        self.enter, self.leave = nn.Linear(channels, size.width), nn.Linear(size.width, channels)
+        self.enter, self.leave = nn.Linear(2 * channels, size.width), nn.Linear(size.width, channels)
         self.norm = nn.LayerNorm(size.width)
-        self.about = nn.Linear(2 * embedding, (size.blocks + 1) * 2 * size.width)
         heads = size.width // 32
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(
@@ -69,24 +71,26 @@ class TowerReader(nn.Module):
             for _ in range(size.blocks)
         )
         nn.init.normal_(self.leave.weight, std=0.02)
-        nn.init.zeros_(self.leave.bias)
+        nn.init.constant_(self.leave.bias, CLOSED)
 
-    def forward(self, hidden: HiddenStates, clean: Tensor, target: Tensor) -> Tensor:
+    def forward(self, hidden: HiddenStates, pull: Tensor) -> Tensor:
         """(B, L, D) mask logits.
 
         Args:
             hidden: The states at the bottleneck.
-            clean: (B, E), what the tower embeds the pair's own input as.
-            target: (B, E), the direction that its relevance is measured along.
+            pull: (B, L, D), what more of each channel would add to the similarity, see `MaskFit.pull`; its scale,
+                which differs from pair to pair, is left out.
         """
-        x = self.enter((hidden.states.float() - self.mean) / self.std)
-        # In units in which each number of a direction is near 1.
-        about = self.about(torch.cat([F.normalize(e, dim=-1) * e.shape[-1] ** 0.5 for e in (clean, target)], -1))
-        changes = rearrange(about, "b (n two w) -> n two b 1 w", two=2, w=x.shape[-1])
-        for block, (scale, shift) in zip([*self.blocks, self.norm], changes, strict=True):
-            x = x * (1 + scale) + shift
-            x = block(x) if block is self.norm else block(x, src_key_padding_mask=~hidden.valid)
-        return self.leave(x)
+        pull = pull.float() * rearrange(hidden.valid, "b l -> b l 1")
+        size = reduce(pull.square(), "b l d -> b 1 1", "sum") / reduce(hidden.valid, "b l -> b 1 1", "sum")
+        x = self.enter(torch.cat([self.normalised(hidden), pull / (size / pull.shape[-1]).sqrt().clamp(min=1e-12)], -1))
+        for block in self.blocks:
+            x = block(x, src_key_padding_mask=~hidden.valid)
+        return self.leave(self.norm(x))
+
+    def normalised(self, hidden: HiddenStates) -> Tensor:
+        """(B, L, D), the states in units of the prior."""
+        return (hidden.states.float() - self.mean) / self.std
 
 
 class MaskReader(nn.Module):
@@ -106,9 +110,9 @@ class MaskReader(nn.Module):
         self.towers = nn.ModuleDict({str(modality): tower for modality, tower in towers.items()})
         self.size, self.setting = size, dict(setting)
 
-    def forward(self, modality: Modality, hidden: HiddenStates, clean: Tensor, target: Tensor) -> Tensor:
+    def forward(self, modality: Modality, hidden: HiddenStates, pull: Tensor) -> Tensor:
         """(B, L, D) mask logits of one tower; see `TowerReader.forward`."""
-        logits: Tensor = self.towers[modality](hidden, clean, target)
+        logits: Tensor = self.towers[modality](hidden, pull)
         return logits
 
     def check(self, setting: Mapping[str, Any], priors: Mapping[Modality, Prior]) -> None:
@@ -158,7 +162,7 @@ class MaskReader(nn.Module):
                 state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
                 said = opened.metadata()
             size = Size(*json.loads(said["size"]))
-            reader = cls({m: _shaped(state, m, size) for m in _modalities(state)}, size, json.loads(said["setting"]))
+            reader = cls(_towers(state, size), size, json.loads(said["setting"]))
             reader.load_state_dict(state)
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as problem:
             raise ValueError(
@@ -170,16 +174,15 @@ class MaskReader(nn.Module):
         return reader.requires_grad_(False).eval()
 
 
-def new_reader(priors: Mapping[Modality, Prior], embedding: int, size: Size, setting: Mapping[str, Any]) -> MaskReader:
+def new_reader(priors: Mapping[Modality, Prior], size: Size, setting: Mapping[str, Any]) -> MaskReader:
     """An untrained reader.
 
     Args:
         priors: Of each tower that is explained.
-        embedding: E of the shared space.
         size: Of the networks.
         setting: See `MaskReader`.
     """
-    towers = {modality: TowerReader(len(prior.mean), embedding, size) for modality, prior in priors.items()}
+    towers = {modality: TowerReader(len(prior.mean), size) for modality, prior in priors.items()}
     for modality, tower in towers.items():
         tower.mean.copy_(priors[modality].mean)
         tower.std.copy_(priors[modality].std)
@@ -192,12 +195,7 @@ def _alike(one: Prior, other: Prior) -> bool:
     return all(torch.allclose(a.cpu(), b.cpu(), rtol=1e-3, atol=1e-3) for a, b in pairs)
 
 
-def _modalities(state: Mapping[str, Tensor]) -> list[Modality]:
-    """The towers that a state is of."""
-    return [m for m in MODALITIES if f"towers.{m}.mean" in state]
-
-
-def _shaped(state: Mapping[str, Tensor], modality: Modality, size: Size) -> TowerReader:
-    """A network of the shapes that a state has."""
-    channels, both = len(state[f"towers.{modality}.mean"]), state[f"towers.{modality}.about.weight"].shape[1]
-    return TowerReader(channels, both // 2, size)
+def _towers(state: Mapping[str, Tensor], size: Size) -> dict[Modality, TowerReader]:
+    """Networks of the shapes that a state has."""
+    means = {m: state[name] for m in MODALITIES if (name := f"towers.{m}.mean") in state}
+    return {modality: TowerReader(len(mean), size) for modality, mean in means.items()}

@@ -1,42 +1,56 @@
-"""Training a reader of masks: the loss of the fit itself, over the pairs of a user."""
+"""Training a reader of masks: those that the fit finds are distilled into it, over the pairs of a user."""
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from einops import rearrange
+from einops import reduce
 from torch import Tensor
 
-from m2ib_lightning.bottleneck import NoiseBank
+from m2ib_lightning.bottleneck import gaussian_capacity
 from m2ib_lightning.checks import check_at_least
-from m2ib_lightning.methods.embed_alone import embed_alone
+from m2ib_lightning.files import replacing
 from m2ib_lightning.methods.m2ib import M2IB
-from m2ib_lightning.methods.mask_fit import MaskFit
 from m2ib_lightning.methods.objective import gradients
-from m2ib_lightning.methods.reader import MaskReader, Size, new_reader
-from m2ib_lightning.types import BadPair, Pair
+from m2ib_lightning.methods.reader import MaskReader, Size, TowerReader, new_reader
+from m2ib_lightning.types import BadPair, HiddenStates, Modality, Pair
 
-KEPT = 2**31
-"""Bytes of hidden states that are kept from epoch to epoch, so that what comes before the bottleneck runs once."""
+
+class Known(NamedTuple):
+    """What a fit found of a batch, and what a reader has to find it from.
+
+    Attributes:
+        hidden: The states at the bottleneck.
+        pull: (B, L, D), see `MaskFit.pull`.
+        alpha: (B, L, D), the mask logits of the fit.
+        open: (B, L) bool, the tokens that are masked, of pairs whose loss is finite.
+    """
+
+    hidden: HiddenStates
+    pull: Tensor
+    alpha: Tensor
+    open: Tensor
 
 
 class ReaderTraining(pl.LightningModule):
-    """Trains a network that reads masks off pairs, so that their loss is what a fit would bring it to.
+    """Trains a network that reads masks off pairs, so that they are those that a fit would find.
 
-    Of each batch the masks are read, the fit's own loss and its gradient at these masks are computed, by the code and
-    with the terms that the fit has, and the gradient goes on into the network.
+    In the first epoch each batch is fitted; what is found is kept on the disk, for the epochs that follow and for the
+    same training after it was stopped.
 
     Args:
-        method: The fit whose loss it is; its number of noise samples is not.
+        method: The fit whose masks are to be read.
+        folder: What fits find is kept in; made if it is not there.
         width: Channels of the network's tokens, a multiple of 32.
         blocks: Transformer blocks of the network, >= 1.
         lr: Learning rate of AdamW, falling to 0 over the epochs.
-        noise_samples: Of each pair and step; noise is drawn anew for each step, so few will do.
 
     Attributes:
         reader: What is trained.
@@ -46,32 +60,23 @@ class ReaderTraining(pl.LightningModule):
         ValueError: An argument is out of its range, or the method has a reader already.
     """
 
-    def __init__(
-        self, method: M2IB, width: int = 128, blocks: int = 2, lr: float = 1e-3, noise_samples: int = 2
-    ) -> None:
+    def __init__(self, method: M2IB, folder: Path, width: int = 128, blocks: int = 2, lr: float = 1e-3) -> None:
         super().__init__()
         check_at_least("blocks", blocks, 1)
-        check_at_least("noise_samples", noise_samples, 1)
         if width < 32 or width % 32:
             raise ValueError(f"Expected `width` to be a multiple of 32 but got {width}. Remedy: 128.")
         if method.reader is not None:
             raise ValueError("Expected a method without `reader` to train one for. Remedy: leave it out.")
         self._method = [method]  # in a list: its weights are none of the reader's
-        self.lr, self.noise_samples = lr, noise_samples
-        self.reader = self._untrained(Size(width, blocks))
+        self.lr, self.folder = lr, folder
+        method.prepare()
+        self.reader = new_reader({m: t.prior for m, t in method.towers.items()}, Size(width, blocks), method.setting)
         self.held_out: frozenset[str] = frozenset()
-        self._fits: dict[tuple[str, ...], MaskFit] = {}
-        self._bytes = 0
 
     @property
     def method(self) -> M2IB:
-        """The fit whose loss it is."""
+        """The fit whose masks are to be read."""
         return self._method[0]
-
-    def _untrained(self, size: Size) -> MaskReader:
-        backbone, method = self.method.prepare(), self.method
-        priors = {m: tower.prior for m, tower in method.towers.items()}
-        return new_reader(priors, embed_alone(backbone, "text", ["a"]).shape[-1], size, method.setting)
 
     def setup(self, stage: str) -> None:
         """Bring the model to where the reader is trained."""
@@ -92,12 +97,13 @@ class ReaderTraining(pl.LightningModule):
         pairs = [pair for pair in batch if isinstance(pair, Pair) and pair.id not in self.held_out]
         if not pairs:
             return None
-        with gradients():
-            fit = self.fit_of(pairs)
-            fit.noise = NoiseBank(self.global_step, self.noise_samples, antithetic=True)
-            loss, values = loss_of(self.reader, fit)
-        for name, value in values.items():
-            self.log(name, value.mean(), prog_bar=name == "loss/total", batch_size=len(pairs))
+        values = {
+            f"{modality}/{name}": value
+            for modality, known in self.known(pairs).items()
+            for name, value in distances(self.reader, modality, known).items()
+        }
+        loss = torch.stack([*values.values()]).sum()
+        self.log_dict(values | {"loss/total": loss}, batch_size=len(pairs))
         return loss
 
     def hold_out(self, batch: Sequence[Pair | BadPair]) -> list[Pair]:
@@ -106,41 +112,62 @@ class ReaderTraining(pl.LightningModule):
         self.held_out = frozenset(pair.id for pair in pairs)
         return pairs
 
-    def fit_of(self, pairs: Sequence[Pair]) -> MaskFit:
-        """What the frozen model makes of a batch; kept for the next epoch while there is room."""
-        key = tuple(pair.id for pair in pairs)
-        if key not in self._fits:
-            fit = self.method.new_fit(self.method.prepare().preprocess_pairs(pairs))
-            fit.batch = fit.batch._replace(pairs=(), pixel_values=fit.batch.pixel_values[:, :, :0])
-            size = 4 * sum(hidden.states.nbytes for hidden in fit.hidden.values())
-            if self._bytes + size > KEPT:
-                return fit
-            self._fits[key], self._bytes = fit, self._bytes + size
-        return self._fits[key]
+    def known(self, pairs: Sequence[Pair]) -> dict[Modality, Known]:
+        """What the fit finds of a batch, by modality; read from the disk where it was found before."""
+        about = repr([self.reader.setting, self.method.settings, [(p.id, p.text, p.fingerprint) for p in pairs]])
+        file = self.folder / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.pt"
+        if not file.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with replacing(file) as unfinished:
+                torch.save({m: (tuple(k.hidden), *k[1:]) for m, k in fitted(self.method, pairs).items()}, unfinished)
+        found = torch.load(file, self.device, weights_only=True)
+        return {modality: Known(HiddenStates(*hidden), *rest) for modality, (hidden, *rest) in found.items()}
 
 
-def loss_of(reader: MaskReader, fit: MaskFit) -> tuple[Tensor, dict[str, Tensor]]:
-    """A number whose gradient in the reader's weights is that of the fit's loss, a mean over the pairs.
+def fitted(method: M2IB, pairs: Sequence[Pair]) -> dict[Modality, Known]:
+    """What a fit finds of a batch, in float16."""
+    with gradients():
+        fit = method.new_fit(method.prepare().preprocess_pairs(pairs))
+        pulls = {modality: fit.pull(modality) for modality in fit.towers}
+        optimizer = method.new_optimizer(fit.parameters())
+        for _ in range(method.steps):
+            fit.step(optimizer)
+        held = fit.held()
+    known: dict[Modality, Known] = {}
+    for m, pull in pulls.items():
+        hidden, alpha = fit.hidden[m], held[m].alpha if m in held else fit.bottleneck(m).alpha.detach()
+        usable = alpha.isfinite().all(2).all(1, keepdim=True)
+        size = pull.abs().amax((1, 2), keepdim=True).clamp(min=1e-30)  # its scale is left out, and may be tiny
+        known[m] = Known(
+            hidden._replace(states=hidden.states.detach().half()),
+            (pull / size).half(),
+            alpha.nan_to_num().half(),
+            fit.bottleneck(m).open & usable,
+        )
+    return known
+
+
+def distances(reader: MaskReader, modality: Modality, known: Known) -> dict[str, Tensor]:
+    """How far the masks that are read are from those of a fit, as means over the tokens that are masked.
 
     Args:
         reader: That is trained.
-        fit: Whose masks become those that the reader finds.
+        modality: Whose masks.
+        known: What the fit found.
 
     Returns:
-        That number, and the values of the fit's step for these masks, see `MaskFit.evaluate`.
+        "logits", the mean square of their difference, and "nats", that of the roots of what the tokens let through: the
+        map is made of these, and logits far from a fit's may still let through as little.
     """
-    found = {modality: fit.read_masks(reader, modality) for modality in fit.towers}
-    for modality, alpha in found.items():
-        fit.bottleneck(modality).alpha.data.copy_(alpha.detach())
-    fit.zero_grad()
-    values = fit.evaluate()
-    usable = rearrange(values["loss/total"].isfinite(), "b -> b 1 1") / fit.pairs
-    total = fit.clean["image"].new_zeros(())
-    for modality, alpha in found.items():
-        gradient = fit.bottleneck(modality).alpha.grad
-        assert gradient is not None
-        total = total + (alpha * gradient.nan_to_num() * usable).sum()
-    return total, values
+    tower = cast(TowerReader, reader.towers[modality])
+    x, found, wanted = tower.normalised(known.hidden), reader(modality, known.hidden, known.pull), known.alpha.float()
+    nats = [reduce(gaussian_capacity(x, alpha), "b l d -> b l", "sum").clamp(min=1e-6) for alpha in (found, wanted)]
+    of_tokens = {
+        "logits": reduce((found - wanted).square(), "b l d -> b l", "mean"),
+        "nats": (nats[0].sqrt() - nats[1].sqrt()).square(),
+    }
+    count = known.open.sum().clamp(min=1)
+    return {name: (value * known.open).sum() / count for name, value in of_tokens.items()}
 
 
 def compare_with_fit(training: ReaderTraining, pairs: Sequence[Pair]) -> str:

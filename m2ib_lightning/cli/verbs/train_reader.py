@@ -1,6 +1,6 @@
-"""Train a network that reads masks off a pair in one pass, over your pairs and without ground truth.
+"""Train a network that reads masks off a pair in about one step, over your pairs and without ground truth.
 
-Maps then cost one pass instead of a fit: m2ib predict --config FOLDER/config.yaml --data.source pairs.csv. The same
+Maps then cost a step instead of a fit: m2ib predict --config FOLDER/config.yaml --data.source pairs.csv. The same
 command goes on where a stopped one was.
 """
 
@@ -16,10 +16,10 @@ from m2ib_lightning.cli.run import TRAINER_DEFAULTS
 from m2ib_lightning.data import PairDataModule
 from m2ib_lightning.methods import M2IB
 
-SCENES, SCENE_SEED = 2000, 300_000
+SCENES, SCENE_SEED = 1000, 300_000
 """What it is trained on where no pairs are given."""
 
-OWN: dict[str, Any] = {"max_epochs": 20, "gradient_clip_val": 1.0, "enable_checkpointing": False}
+OWN: dict[str, Any] = {"max_epochs": 6, "gradient_clip_val": 1.0, "enable_checkpointing": False}
 """Of the Trainer; checkpoints are written by `ReaderWriter`."""
 
 
@@ -32,7 +32,7 @@ def add_arguments(parser: LightningArgumentParser) -> None:
         "--output", type=str | None, default=None, help="Folder that is written; outputs/reader-HASH by default."
     )
     parser.add_class_arguments(M2IB, "model", skip={"reader", "optimizer"})
-    parser.add_class_arguments(ReaderTraining, "network", skip={"method"}, instantiate=False)
+    parser.add_class_arguments(ReaderTraining, "network", skip={"method", "folder"}, instantiate=False)
     parser.add_lightning_class_args(PairDataModule, "data")
     parser.add_lightning_class_args(Trainer, "trainer")
     parser.set_defaults({f"trainer.{name}": value for name, value in (TRAINER_DEFAULTS | OWN).items()})
@@ -63,8 +63,8 @@ def run(parser: LightningArgumentParser, config: Namespace) -> None:
             f"Expected pairs beside the first {made.data.batch_size}, which are held out, but got {made.data.count}. "
             "Remedy: more pairs, or a smaller --data.batch_size."
         )
-    training = ReaderTraining(made.model, **config.network.as_dict())
     folder = Path(made.output or f"outputs/reader-{made.model.prepare().weight_hash[:12]}").absolute()
+    training = ReaderTraining(made.model, folder / "fits", **config.network.as_dict())
     folder.mkdir(parents=True, exist_ok=True)
     arguments = json.loads(parser.dump(config, format="json"))["model"] | {"reader": str(folder), "steps": 0}
     with replacing(folder / CONFIGURATION) as unfinished:
