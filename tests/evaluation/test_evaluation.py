@@ -161,5 +161,5 @@ def test_a_paired_difference_is_narrower_than_the_parts():
     assert paired_interval([1.0, np.nan], [0.0, 1.0]).pairs == 1
 
 
-def test_an_infinite_value_has_no_part_in_a_mean():
+def test_an_interval_leaves_infinite_values_out():
     assert interval([1.0, np.inf, -np.inf, np.nan]) == (1.0, 1.0, 1.0, 1)

@@ -56,6 +56,15 @@ def test_fidelity_is_that_of_a_slow_loop_over_maskings(embedded):
         torch.testing.assert_close(falls[k], clean - left, rtol=0, atol=1e-5)
 
 
+def test_what_special_tokens_hold_makes_no_word_fainter(embedded):
+    seen = evidence(RandomMap(embedded), scene_pairs(2), Protocol())
+    expected = seen.masks("text")
+    for a in seen.attributions:
+        a.text_map[a.special] = 100
+    torch.testing.assert_close(seen.masks("text"), expected)
+    assert expected.amax(1).tolist() == [1, 1]
+
+
 def test_the_nonsense_map_is_that_of_the_picture_beside_the_nonsense_text(embedded):
     method, (pair,) = GradCAM(embedded), scene_pairs(1)
     (seen,) = evidence(method, [pair], Protocol()).pairs()
