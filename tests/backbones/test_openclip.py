@@ -69,6 +69,14 @@ def test_coca_leaves_one_position_of_a_text_free_for_its_cls(texts):
     assert batch.truncated == (True,) and batch.input_ids.shape[1] == backbone.model.text.context_length - 1
 
 
+def test_a_text_that_just_fits_is_not_cut(texts):
+    backbone = OpenClipBackbone(*small_model("ViT-B-32", texts), "ViT-B-32")
+    words = backbone.limit - 2  # between BOS and EOS
+    with pytest.warns(UserWarning, match="the rest is cut"):
+        batch = backbone.preprocess(pictures()[:2], [" ".join(["a"] * words), " ".join(["a"] * (words + 1))])
+    assert batch.truncated == (False, True) and batch.attention_mask.sum(1).tolist() == [backbone.limit] * 2
+
+
 @pytest.mark.parametrize("name", READ)
 def test_maps_of_open_clips_models(name, texts):
     backbone = OpenClipBackbone(*small_model(name, texts), name)
