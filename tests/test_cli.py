@@ -160,6 +160,7 @@ def damaged(folder: Path) -> str:
             ["--data.scenes=1", "--model.image_bta=1"],
             r"argument of M2IB but got `model.image_bta`.*did you mean image_beta\?",
         ),
+        (["--data.scenes=1", "--model.read_out=bottlenek"], r"got bottlenek\. Remedy: did you mean bottleneck\?"),
         (["--data.scenes=one"], r"`data\.scenes`.*one"),
         (["--dat.scenes=1"], r"--dat\.scenes.*did you mean --data\.scenes\?"),
         (["--data.scenes=1", "--model=RandomMap"], r"is fitted but got RandomMap.*m2ib predict"),

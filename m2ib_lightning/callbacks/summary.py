@@ -112,7 +112,9 @@ def _contents(folder: Path) -> dict[str, str]:
         "scores/": "the same batch by batch, to go on from",
         "wandb/": "a run of W&B; `wandb sync` sends it where it was offline",
         "lightning_logs/": "a logger's curves",
-        "checkpoints/": "the masks, to go on from",
+        "checkpoints/": "what the same command goes on from",
+        "reader.safetensors": "the network that reads masks",
+        "fits/": "what it learnt from; not needed any more",
         "config.yaml": "the full configuration",
     }
     return {name: what for name, what in known.items() if name in found} | {n: "" for n in found if n not in known}

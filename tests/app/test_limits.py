@@ -138,8 +138,10 @@ def test_a_moved_slider_goes_on_against_the_foil_that_is_shown_whatever_was_type
     image = make_scene(3, objects=("crab", "key")).image
     *_, found = explainer.watch(Pair("crab", image, "a crab"), explainer.knobs._replace(against="a key"))
     *_, moved = Handlers(explainer).adjust(Visit(image, found=found), "a crab", "a drum", 3, 6.0, "beta", 0.9)
-    settings = moved[1].found.attribution.settings
+    shown, visit, code, command = moved
+    settings = visit.found.attribution.settings
     assert (settings["against"], settings["image_beta"]) == ("a key", 6.0)
+    assert "a key" in code and "a key" in command and "a drum" not in f"{shown}{code}{command}"
 
 
 @pytest.mark.slow  # a run of the command line

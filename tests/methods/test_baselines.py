@@ -155,3 +155,12 @@ def test_the_centre_prior_is_highest_in_the_middle(backbone, pairs):
 def test_arguments_out_of_range_are_refused(kind, arguments, message):
     with pytest.raises(ValueError, match=f"{message}.*Remedy"):
         kind("embedded", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("kind", "least"),
+    [(methods.IntegratedGradients, {"steps": 1}), (methods.RISE, {"samples": 1}), (methods.KernelSHAP, {"samples": 2})],
+)
+def test_the_least_that_is_allowed_is(kind, least, backbone, pairs):
+    (found,) = kind(backbone, modalities=["text"], **least).attribute(backbone.preprocess_pairs(pairs[:1]))
+    assert np.isfinite(found.text_map).all()
