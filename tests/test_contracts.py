@@ -9,7 +9,7 @@ import torch
 
 from m2ib_lightning import explain, load_backbone
 from m2ib_lightning.backbones.clip import CLIPBackbone
-from m2ib_lightning.backbones.towers import ClsImageTower
+from m2ib_lightning.backbones.towers import ClsImageTower, EosTextTower
 from m2ib_lightning.cli import main
 from m2ib_lightning.contracts import ContractError, check_backbone
 from m2ib_lightning.data import make_scene
@@ -275,6 +275,18 @@ class Failing(ClsImageTower):
         raise KeyError("pixels")
 
 
+class OneTokenLess(EosTextTower):
+    def embeddings(self, batch):
+        hidden = super().embeddings(batch)
+        kept = {name: getattr(hidden, name)[:, :-1] for name in ("states", "valid", "special")}
+        return hidden._replace(**kept, read=hidden.read - 1)
+
+
+class ShortTexts(CLIPBackbone):
+    def towers(self, model):
+        return super().towers(model)[0], OneTokenLess(model.text_model, model.text_projection, largest_id=False)
+
+
 def with_image_tower(tower: type[ClsImageTower]) -> type[CLIPBackbone]:
     class Mine(CLIPBackbone):
         def towers(self, model):
@@ -292,6 +304,7 @@ def with_image_tower(tower: type[ClsImageTower]) -> type[CLIPBackbone]:
         (with_image_tower(Summed), "Expected Summed to return embeddings (K, B, E) = (1, 1, E) but got shape (1, "),
         (with_image_tower(NoSpecial), "Expected NoSpecial to return 8 x 8 patches but got 65 that are not special"),
         (with_image_tower(Flat), "'valid': (65,)"),
+        (ShortTexts, " states, one per token, but got "),
         (with_image_tower(Failing), "Expected Failing to return a value but got KeyError: 'pixels' at "),
     ],
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from m2ib_lightning.display import NATS_FLOOR, words_html
+from m2ib_lightning.display import NATS_FLOOR, blend, words_html
 from m2ib_lightning.report.frame import GAP, PANEL, TOP, WIDTH, draw_frame
 from m2ib_lightning.report.mask_state import FrameScale, MaskState
 from tests.report.made import attribution
@@ -81,6 +81,12 @@ def blended(colours: str, place: float, shade: float) -> np.ndarray:
 
     weight = 0.9 * place**0.5
     return 255 * (weight * np.array(colormaps[colours](place)[:3]) + (1 - weight) * shade)
+
+
+def test_where_there_is_no_heat_the_picture_is_seen_to_the_bit():
+    picture = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    seen = blend(np.asarray(picture / 255, np.float32), np.zeros((16, 16), np.float32), "inferno")
+    np.testing.assert_array_equal(np.asarray(seen), picture)
 
 
 def test_a_mask_is_shown_on_a_straight_scale_and_nats_on_one_of_square_roots():
