@@ -19,7 +19,7 @@ from m2ib_lightning.app.explaining import Explained, Explainer, Knobs
 from m2ib_lightning.app.many import explain_all
 from m2ib_lightning.app.pictures import SHOWN, SIDE, read_picture
 from m2ib_lightning.app.side_by_side import compare
-from m2ib_lightning.app.view import frame, message, view, word_maps
+from m2ib_lightning.app.view import frame, message, phrase_of_words, view
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.inline import small_address
 from m2ib_lightning.types import Pair
@@ -131,7 +131,7 @@ class Handlers:
         found, place = visit.found, asked.get("index")
         if found is None or not found.exact or found.attribution.text != asked.get("text") or type(place) is not int:
             return UNCHANGED
-        if place not in range(len(found.attribution.words())) or str(place) in word_maps(found.attribution):
+        if place not in range(len(found.attribution.words())) or place in phrase_of_words(found.attribution):
             return UNCHANGED
         return self._answer(replace(visit, found=self.explainer.find_word(found, place)))
 

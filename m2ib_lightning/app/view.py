@@ -11,6 +11,7 @@ import numpy as np
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.display import decimals, on_no_word
 from m2ib_lightning.inline import bytes_text, number
+from m2ib_lightning.parts import Phrase
 from m2ib_lightning.report.table import place
 from m2ib_lightning.verdict import SENTENCES, headline
 
@@ -51,7 +52,7 @@ def view(
         "view": [round(edge, 4) for edge in a.view],
         "special": on_no_word(a),
         "scores": _scores(a),
-        "wordMaps": word_maps(a),
+        "wordMaps": {str(place): _word_map(phrase) for place, phrase in phrase_of_words(a).items()},
         "truncated": a.truncated,
         "where": "" if a.image_map is None else place(*a.strongest_region()),
         "verdict": None if more.get("running") else _verdict(a),
@@ -66,15 +67,21 @@ def cells(values: NDArray[np.float32]) -> dict[str, Any]:
     return {"rows": values.shape[0], "columns": values.shape[1], "top": number(top), "cells": bytes_text(scaled)}
 
 
-def word_maps(a: Attribution) -> dict[str, Any]:
-    """Where the phrases are in the picture, by the place of each of their words in the caption."""
+def phrase_of_words(a: Attribution) -> dict[int, Phrase]:
+    """The phrases, by the place of each of their words in the caption."""
     return {
-        str(place): cells(phrase.image_map)
-        | {"effect": number(phrase.effect), "text": phrase.text, "verdict": phrase.verdict}
+        place: phrase
         for phrase in a.phrases
         for place, (start, end, _) in enumerate(a.word_spans())
         if phrase.span[0] <= start and end <= phrase.span[1]
     }
+
+
+def _word_map(phrase: Phrase) -> dict[str, Any]:
+    """Where a phrase is in the picture."""
+    return cells(phrase.image_map) | {
+        "effect": number(phrase.effect), "text": phrase.text, "verdict": phrase.verdict,
+    }  # fmt: skip
 
 
 def _verdict(a: Attribution) -> dict[str, Any]:

@@ -140,8 +140,9 @@ class CapturedSteps:
         fit.stopping.load(self.stopping)
         with torch.no_grad():
             for modality in fit.towers:
-                fit.bottleneck(modality).alpha.copy_(new.start(modality))
-                self.before[modality].copy_(new.start(modality))
+                start = new.start(modality)
+                fit.bottleneck(modality).alpha.copy_(start)
+                self.before[modality].copy_(start)
         for state in self.optimizer.state.values():
             for value in state.values():
                 if isinstance(value, Tensor):

@@ -111,16 +111,21 @@ class MaskFit(nn.Module):
         self._before: dict[Modality, Tensor] = {}
         self._held: dict[Modality, Held] = {}
         if reader is not None:  # it looks through the bottlenecks
-            for modality in self.towers:
-                self.bottleneck(modality).alpha.data.copy_(self.start(modality))
+            self._put_to_start()
 
     @torch.no_grad()
     def start(self, modality: Modality) -> Tensor:
         """(B, L, D) mask logits that the fit of a tower starts from."""
         reader = self._reader[0]
-        if reader is not None:
-            return self.read_masks(reader, modality)
+        return self._opened(modality) if reader is None else self.read_masks(reader, modality)
+
+    def _opened(self, modality: Modality) -> Tensor:
+        """The same without a reader."""
         return torch.full_like(self.hidden[modality].states, self.towers[modality].start, dtype=torch.float)
+
+    def _put_to_start(self) -> None:
+        for modality in self.towers:
+            self.bottleneck(modality).alpha.data.copy_(self.start(modality))
 
     def read_masks(self, reader: MaskReader, modality: Modality) -> Tensor:
         """(B, L, D) mask logits that a reader finds for the pairs of the batch."""
@@ -156,8 +161,7 @@ class MaskFit(nn.Module):
         # On the embeddings the read-out token has not read anything yet: it is a token like any other.
         read_out = "bottleneck" if tower.layer == "embeddings" else tower.read_out
         prior = tower.prior.to(self.clean[modality].device)
-        opened = torch.full_like(self.hidden[modality].states, tower.start, dtype=torch.float)
-        return InformationBottleneck(self.hidden[modality], prior, read_out, opened)
+        return InformationBottleneck(self.hidden[modality], prior, read_out, self._opened(modality))
 
     def bottleneck(self, modality: Modality) -> InformationBottleneck:
         """The bottleneck of a tower."""
@@ -364,8 +368,7 @@ class MaskFit(nn.Module):
         self.stopping = Stopping(
             self.pairs, self.stopping.tolerance, self.stopping.patience, self.clean["image"].device
         )
-        for modality in self.towers:
-            self.bottleneck(modality).alpha.data.copy_(self.start(modality))
+        self._put_to_start()
 
     @torch.no_grad()
     def held(self) -> dict[Modality, Held]:
