@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -42,7 +43,7 @@ def as_python(source: str, reduced: bool, text: str, arguments: Mapping[str, Any
 
 
 def as_command(source: str, reduced: bool, text: str, arguments: Mapping[str, Any]) -> str:
-    r"""The commands that do the same; a foil is said in a table.
+    r"""The commands that do the same; a foil, and phrases by themselves, are said in a table.
 
     Example:
         >>> print(as_command("cat.jpg", False, "it's a cat", {"image_beta": 3.0}))
@@ -52,15 +53,21 @@ def as_command(source: str, reduced: bool, text: str, arguments: Mapping[str, An
         printf '%s\n' image,text,against 'cat.jpg,a cat,a dog' > pair.csv
         m2ib fit --data.source pair.csv \
             --phrases auto
+        >>> print(as_command("cat.jpg", False, "a cat", {"phrases": ["cat", (0, 1)]}))
+        printf '%s\n' image,text,phrases 'cat.jpg,a cat,"[""cat"", [0, 1]]"' > pair.csv
+        m2ib fit --data.source pair.csv
     """
     made = "(" in source or reduced
     file, named = "picture.png" if made else source, dict(arguments)
     lines = ["# picture.png is among the files to save"] * made
     said = f"--data.image {shlex.quote(file)} --data.text {shlex.quote(text)}"
-    if "against" in named:
+    cells = {"against": named.pop("against")} if "against" in named else {}
+    if isinstance(named.get("phrases"), list):
+        cells["phrases"] = json.dumps(named.pop("phrases"), ensure_ascii=False)
+    if cells:
         table = io.StringIO()
-        csv.writer(table, lineterminator="").writerow([file, text, named.pop("against")])
-        lines.append(f"printf '%s\\n' image,text,against {shlex.quote(table.getvalue())} > pair.csv")
+        csv.writer(table, lineterminator="").writerow([file, text, *cells.values()])
+        lines.append(f"printf '%s\\n' {','.join(['image', 'text', *cells])} {shlex.quote(table.getvalue())} > pair.csv")
         said = "--data.source pair.csv"
     for name, value in named.items():
         said += f" \\\n    --{name if name == 'phrases' else f'model.{name}'} {shlex.quote(str(value))}"

@@ -15,8 +15,9 @@ from m2ib_lightning.methods import M2IB
 from m2ib_lightning.methods.m2ib import BETAS
 from m2ib_lightning.methods.mask_fit import MaskFit
 from m2ib_lightning.methods.objective import gradients
-from m2ib_lightning.phrases import add_parts, aimed, explain_phrases
-from m2ib_lightning.types import Asked, Pair
+from m2ib_lightning.parts import find_spans
+from m2ib_lightning.phrases import add_parts, aimed, explain_phrases, strongest_phrases
+from m2ib_lightning.types import Asked, Pair, Span
 
 WARM_STEPS = 3
 """Steps from the masks at hand that a first answer to a moved slider takes, at twice the learning rate.
@@ -92,14 +93,15 @@ class Explainer:
         tower = self.default.towers["image"]
         return Knobs(tower.layer if isinstance(tower.layer, int) else 0, tower.beta, self.default.keep)
 
-    def said(self, knobs: Knobs) -> dict[str, Any]:
-        """Arguments of `explain` that make an answer with these settings, those left out that are the default."""
+    def said(self, found: Explained) -> dict[str, Any]:
+        """Arguments of `explain` that make an answer, those left out that are the default."""
+        knobs = found.knobs
         method, usual = self.method(knobs), inspect.signature(M2IB).parameters
         own = {name: value for name, value in method.settings.items() if name in usual and name not in UNSAID}
         own |= {f"{modality}_layer": layer for modality, layer in method.layers.items()}  # as given, None by default
-        named = {} if self.backbone.name == "embedded" else {"backbone": self.backbone.name}
+        named: dict[str, Any] = {} if self.backbone.name == "embedded" else {"backbone": self.backbone.name}
         named |= {"against": knobs.against} if knobs.against else {}
-        named |= {"phrases": "auto"} if self.finds_phrases else {}
+        named |= {"phrases": _said_phrases(found.attribution)} if self.finds_phrases else {}
         return named | {name: value for name, value in own.items() if value != usual[name].default}
 
     def _method(self, knobs: Knobs) -> M2IB:
@@ -183,3 +185,11 @@ class Explainer:
             asked = tuple(pair._replace(asked=pair.asked._replace(phrases="auto")) for pair in fit.batch.pairs)
             (found,) = add_parts(method, fit.batch._replace(pairs=asked), results)
         yield Explained(found, knobs, fit, exact=True)
+
+
+def _said_phrases(a: Attribution) -> str | list[str | Span]:
+    """What to ask for to have the phrases that are shown: "auto", or each by itself once others were pointed at."""
+    spans = [phrase.span for phrase in a.phrases]
+    if not set(spans) - set(strongest_phrases(a)):
+        return "auto"
+    return [a.text[slice(*span)] if find_spans(a.text, [a.text[slice(*span)]]) == [span] else span for span in spans]

@@ -139,7 +139,7 @@ class Handlers:
         assert visit.found is not None
         found, knobs = visit.found.attribution, visit.found.knobs
         shown = view(found, visit.frames, exact=visit.found.exact, against=knobs.against)
-        said = self.explainer.said(knobs)
+        said = self.explainer.said(visit.found)
         return (
             shown,
             visit,

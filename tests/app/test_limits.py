@@ -150,17 +150,24 @@ def test_the_code_and_the_command_give_what_is_on_the_page(explainer, tmp_path, 
     scene = make_scene(33, objects=("crab", "tree", "moon"), kind="attribute", size=128)
     scene.image.save("crabs.png")
     knobs = explainer.knobs._replace(keep=0.8, against='a "blue" crab, here')
-    *_, found = explainer.watch(Pair("a", read_picture("crabs.png"), "a red crab"), knobs)
-    said, run = explainer.said(knobs), {}
-    exec(as_python("crabs.png", False, "a red crab", said), run)
-    table, command = as_command("crabs.png", False, "a red crab", said).split("\n", 1)
+    text = "a red crab and a tree"
+    *_, found = explainer.watch(Pair("a", read_picture("crabs.png"), text), knobs)
+    assert explainer.said(found)["phrases"] == "auto"
+    for place in (3, 4):  # words that were pointed at: "and", and the second "a"
+        found = explainer.find_word(found, place)
+    said, run = explainer.said(found), {}
+    assert said["phrases"][-2:] == ["and", (15, 16)]
+    exec(as_python("crabs.png", False, text, said), run)
+    table, command = as_command("crabs.png", False, text, said).split("\n", 1)
     subprocess.run(["sh", "-c", table], check=True)
     main([*shlex.split(command.replace("\\\n", ""))[1:], "--output=out"])
     (fitted,) = m2ib.AttributionStore("out/attributions")
     for a in (run["result"], fitted):
         np.testing.assert_allclose(a.image_map, found.attribution.image_map, rtol=1e-4, atol=1e-3)
         assert a.settings["against"] == knobs.against and a.settings["keep"] == 0.8
-        assert [phrase.text for phrase in a.phrases] == [phrase.text for phrase in found.attribution.phrases] != []
+        assert [phrase.span for phrase in a.phrases] == [phrase.span for phrase in found.attribution.phrases] != []
+        for phrase, shown in zip(a.phrases, found.attribution.phrases, strict=True):
+            np.testing.assert_allclose(phrase.image_map, shown.image_map, rtol=1e-3, atol=1e-2)
 
 
 def test_every_method_of_the_package_has_a_note_of_where_it_fails():
