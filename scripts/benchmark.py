@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from on_scenes import correlations
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -48,7 +49,6 @@ from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.backbones.clip import CLIPBackbone
 from m2ib_lightning.backbones.load import EMBEDDED
 from m2ib_lightning.data import make_scene
-from m2ib_lightning.metrics import pearson
 from m2ib_lightning.types import MODALITIES, Pair, PairBatch
 
 SHAPES = {
@@ -248,12 +248,7 @@ def explain(backbone: Backbone, batch: PairBatch, precision: str, **arguments: A
 
 def correlation(found: list[Attribution], wanted: list[Attribution]) -> float:
     """Pearson correlation of the maps of the image, and of the text's content tokens; the mean over pairs and both."""
-    maps = [
-        (torch.from_numpy(a.content_of(modality)), torch.from_numpy(b.content_of(modality)))
-        for a, b in zip(found, wanted, strict=True)
-        for modality in MODALITIES
-    ]
-    return float(np.mean([pearson(*both) for both in maps]))
+    return float(np.mean([correlations(found, wanted, modality) for modality in MODALITIES]))
 
 
 class Way(NamedTuple):

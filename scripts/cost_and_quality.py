@@ -21,14 +21,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from on_scenes import drawn, keep, names_first, on_object, options_of, pairs_of
+from on_scenes import correlations, drawn, keep, names_first, on_object, options_of, pairs_of
 from rich.progress import track
 
 from m2ib_lightning import M2IB, Attribution, load_backbone
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.data import Scene
 from m2ib_lightning.evaluation import interval
-from m2ib_lightning.metrics import pearson
 from m2ib_lightning.types import Modality
 
 BATCH = 20
@@ -70,12 +69,6 @@ def fitted(method: M2IB, scenes: Sequence[Scene], file: Path) -> tuple[list[Attr
         torch.save((found, time.process_time() - began), file)
     made: tuple[list[Attribution], float] = torch.load(file, weights_only=False)
     return made
-
-
-def correlations(found: Sequence[Attribution], reference: Sequence[Attribution], modality: Modality) -> np.ndarray:
-    """Pearson correlation of the maps of each pair; of a text, of its content tokens."""
-    maps = [[torch.from_numpy(a.content_of(modality)) for a in results] for results in (found, reference)]
-    return np.array([float(pearson(*both)) for both in zip(*maps, strict=True)])
 
 
 def measures(found: Sequence[Attribution], scenes: Sequence[Scene], modality: Modality) -> dict[str, np.ndarray]:

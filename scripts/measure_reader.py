@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from on_scenes import drawn, keep, names_first, on_object, options_of, pairs_of
+from on_scenes import correlations, drawn, keep, names_first, on_object, options_of, pairs_of
 from rich.progress import track
 
 from m2ib_lightning import M2IB, Attribution, AttributionMethod, load_backbone
@@ -27,8 +27,7 @@ def alike(found: list[Attribution], fitted: list[Attribution]) -> dict[str, floa
     """Pearson correlations with the maps of the fit: the mean over pairs and the pair at their lowest twentieth."""
     row = {}
     for m in MODALITIES:
-        maps = [[np.ravel(a.map_of(m)) for a in results] for results in (found, fitted)]
-        each = [np.corrcoef(one, other)[0, 1] for one, other in zip(*maps, strict=True)]
+        each = correlations(found, fitted, m)
         row |= {f"{m} Pearson": float(np.nanmean(each)), f"{m} lowest": float(np.nanquantile(each, 0.05))}
     return row
 

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from m2ib_lightning import Attribution
 from m2ib_lightning.data import Scene, make_scene
 from m2ib_lightning.methods import AttributionMethod
-from m2ib_lightning.types import Pair, Truth
+from m2ib_lightning.metrics import pearson
+from m2ib_lightning.types import Modality, Pair, Truth
 
 
 def options_of(text: str | None, scenes: int, scene_seed: int, output: str) -> argparse.ArgumentParser:
@@ -59,6 +61,12 @@ def names_first(result: Attribution, scene: Scene) -> float:
     assert result.text_map is not None
     start, end = result.spans[int(np.where(result.special, -np.inf, result.text_map).argmax())]
     return float(scene.spans[0][0] <= start < end <= scene.spans[0][1])
+
+
+def correlations(found: Sequence[Attribution], reference: Sequence[Attribution], modality: Modality) -> np.ndarray:
+    """(pairs,), Pearson's correlation of the maps of each pair; of a text, of its content tokens."""
+    maps = [[torch.from_numpy(a.content_of(modality)) for a in results] for results in (found, reference)]
+    return np.array([float(pearson(*both)) for both in zip(*maps, strict=True)])
 
 
 def keep(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> None:

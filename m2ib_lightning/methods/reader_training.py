@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from einops import reduce
 from torch import Tensor
@@ -20,6 +19,7 @@ from m2ib_lightning.files import replacing
 from m2ib_lightning.methods.m2ib import M2IB
 from m2ib_lightning.methods.objective import gradients
 from m2ib_lightning.methods.reader import MaskReader, Size, TowerReader, new_reader
+from m2ib_lightning.metrics.map_similarity import pearson
 from m2ib_lightning.types import BadPair, HiddenStates, Modality, Pair
 
 
@@ -103,7 +103,8 @@ class ReaderTraining(pl.LightningModule):
             for name, value in distances(self.reader, modality, known).items()
         }
         loss = torch.stack([*values.values()]).sum()
-        self.log_dict(values | {"loss/total": loss}, batch_size=len(pairs))
+        self.log_dict(values, batch_size=len(pairs))
+        self.log("loss/total", loss, prog_bar=True, batch_size=len(pairs))
         return loss
 
     def hold_out(self, batch: Sequence[Pair | BadPair]) -> list[Pair]:
@@ -181,9 +182,9 @@ def compare_with_fit(training: ReaderTraining, pairs: Sequence[Pair]) -> str:
         seconds.append(time.perf_counter() - started)
     alike = []
     for modality in method.modalities:
-        maps = [[np.asarray(a.map_of(modality)).ravel() for a in results] for results in found]
-        each = [np.corrcoef(read, fitted)[0, 1] for read, fitted in zip(*maps, strict=True)]
-        alike.append(f"{np.nanmean(each):.3f} ({modality})")
+        maps = [[torch.from_numpy(a.content_of(modality)) for a in results] for results in found]
+        each = torch.stack([pearson(read, fitted) for read, fitted in zip(*maps, strict=True)])
+        alike.append(f"{each.nanmean():.3f} ({modality})")
     return (
         f"On {len(pairs)} pairs that it was not trained on its maps correlate with those of the fit by "
         f"{' and '.join(alike)}, in {seconds[0] / seconds[1]:.2f} of its time."
