@@ -224,14 +224,17 @@ def test_the_last_step_is_shown_between_two_pictures(tmp_path):
 
 
 def test_what_a_fit_that_did_not_end_left_is_not_taken_for_this_one(tmp_path):
-    left = tmp_path / "masks" / "scene-000000" / "step-0009.png"
+    began, left = (tmp_path / "masks" / "scene-000000" / f"step-000{step}.png" for step in (0, 9))
     left.parent.mkdir(parents=True)
-    Image.new("RGB", (9, 9)).save(left)
+    for stale in (began, left):
+        Image.new("RGB", (9, 9)).save(stale)
     (tmp_path / "masks" / "words.csv").write_text("pair,step,position,word,nats,mask\nscene-000000,9,0,a,1,1\n")
     fit(tmp_path, MaskLogger(pairs=1))
     with (tmp_path / "masks" / "words.csv").open() as file:
         assert {row["step"] for row in csv.DictReader(file)} == {"1", "2"}
     assert not left.exists()
+    with Image.open(began) as drawn:
+        assert drawn.size != (9, 9)
 
 
 def test_a_fit_that_goes_on_forgets_the_pictures_and_words_of_the_steps_that_it_makes_again(tmp_path):
