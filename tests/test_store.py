@@ -87,6 +87,11 @@ def test_looking_up_reads_one_row_group(tmp_path, monkeypatch):
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda self, i: read.append(i) or original(self, i))
     monkeypatch.setattr(pq.ParquetFile, "read", lambda *_, **__: pytest.fail("reads a whole part"))
     assert store["150"].id == "150" and read == [2]
+    groups = {}
+    for row in (63, 64, 127, 128, 199):  # the first and the last of groups of 64
+        assert store[str(row)].id == str(row)
+        groups[row] = read.pop()
+    assert groups == {row: row // 64 for row in groups}
 
 
 def test_attributions_are_filtered_by_their_columns(store):

@@ -132,6 +132,14 @@ def test_a_term_of_the_users_own_is_weighed_and_kept_in_the_history(embedded):
     np.testing.assert_allclose(h["loss/total"], expected, rtol=1e-5)
 
 
+def test_the_released_setting_is_what_the_released_code_and_the_paper_say(embedded):
+    method = M2IB(embedded, **RELEASED)
+    method.prepare()
+    fit = dict(steps=10, lr=1.0, noise_samples=10, initial_alpha=5.0, prior="unit", antithetic=False)
+    assert {name: method.settings[name] for name in fit} == fit
+    assert method.towers["image"].beta == method.towers["text"].beta == 0.1
+
+
 def test_compression_falls_while_relevance_stays(embedded):
     for result in explain(embedded, scene_pairs(10)[::3]):  # one object named; of three, the default beta keeps less
         for modality in ("image", "text"):
