@@ -32,6 +32,8 @@ def assert_equal(before: Attribution, after: Attribution) -> None:
         if isinstance(a, np.ndarray):
             np.testing.assert_array_equal(a, b)
             assert a.dtype == b.dtype
+        elif field.name in ("phrases", "regions"):
+            assert [part.as_dict() for part in a] == [part.as_dict() for part in b]
         elif field.name == "history":
             assert a.keys() == b.keys()
             for name in a:

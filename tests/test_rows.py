@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from m2ib_lightning.parts import Phrase, Region
 from m2ib_lightning.store import AttributionStore, Provenance, StoreError
 from m2ib_lightning.store.lock import FolderLock
 from m2ib_lightning.store.writer import PartWriter
@@ -17,6 +18,21 @@ def test_a_map_that_is_wider_than_high_keeps_its_rows(tmp_path):
     AttributionStore(tmp_path).append([given])
     assert_equal(given, AttributionStore(tmp_path)["a"])
     assert AttributionStore(tmp_path)["a"].truncated is True
+
+
+def test_phrases_and_regions_come_back_with_the_pair_that_they_are_of(tmp_path):
+    values = np.arange(6, dtype=np.float32)
+    given = attribution(
+        phrases=[
+            Phrase("ice-cream", (3, 12), 0.25, values.reshape(2, 3)),
+            Phrase("van", (13, 16), -0.5, values.reshape(3, 2), "uninformative"),
+        ],
+        regions=[Region((0.0, 0.25, 0.5, 1.0), 0.125, values)],
+    )
+    store = AttributionStore(tmp_path)
+    store.append([attribution(id="before"), given, attribution(id="after")])
+    assert_equal(given, store["a"])
+    assert [(a.phrases, a.regions) for a in (store["before"], store["after"])] == [([], []), ([], [])]
 
 
 def test_half_precision_halves_the_maps_and_reads_as_float32(tmp_path):
