@@ -42,6 +42,10 @@ NEUTRAL = "thing"
 ALIKE = 3
 """Tokens that stand for a word in turn."""
 
+CONTESTED = 0.05
+"""Below it a picture shows as well what could stand in a word's place. Of colours that are there in another place the
+cosine is -0.03 to 0.03, of names that are there alone 0.1 and more (two models, see scripts/README.md)."""
+
 BLUR = 0.125
 """Standard deviation of the blur, in widths of the picture."""
 
@@ -61,8 +65,14 @@ class Target(ABC):
 
     def aim(self, backbone: Backbone, batch: PairBatch) -> PairBatch:
         """The batch with its targets; every method explains it against them."""
+        directions = self.directions(backbone, batch)
         weights = torch.full((len(batch.pixel_values),), self.weight, device=batch.pixel_values.device)
-        return batch._replace(targets=self.directions(backbone, batch), weights=weights)
+        opposed = {m: torch.full_like(weights, m in self.opposed(), dtype=torch.bool) for m in directions}
+        return batch._replace(targets=directions, weights=weights, opposed=opposed)
+
+    def opposed(self) -> tuple[Modality, ...]:
+        """The towers from whose maps what speaks for the opposite direction is taken off, see `OpposedFit`."""
+        return ()
 
 
 class OtherModality(Target):
@@ -112,6 +122,10 @@ class Against(Difference):
 
     def __init__(self, foils: Sequence[Any], modality: Modality = "text") -> None:
         self.foils, self.changed = list(foils), modality
+
+    def opposed(self) -> tuple[Modality, ...]:
+        """Not the changed tower: what of an input makes it another is none of the other's."""
+        return ("image",) if self.changed == "text" else ("text",)
 
     def without(self, backbone: Backbone, batch: PairBatch) -> Tensor:
         """Embeddings of the foils."""
@@ -163,7 +177,8 @@ class AgainstAlike(Target):
 
     t = d_w of the word that this picture contests most, that with the smallest <n(image), d_w>, of those that change
     the text at least half as much as any of the phrase: of "a red crab" beside a blue one "red", whose likes are there.
-    The image is explained.
+    The image is explained. Where its cosine with n(full) - n(full with w_k for w) is below `CONTESTED` for one of the
+    w_k, the word is contested, and what speaks for the opposite of t is taken off.
 
     Args:
         spans: Of the phrase, one for each pair of a batch.
@@ -178,23 +193,37 @@ class AgainstAlike(Target):
 
     def directions(self, backbone: Backbone, batch: PairBatch) -> dict[Modality, Tensor]:
         """(B, E), of the length of the difference."""
+        return {"image": self._contests(backbone, batch)[0]}
+
+    def aim(self, backbone: Backbone, batch: PairBatch) -> PairBatch:
+        """The batch with its targets; those that are contested by something in the picture are opposed."""
+        changes, contested = self._contests(backbone, batch)
+        weights = torch.full_like(contested, self.weight, dtype=torch.float)
+        return batch._replace(targets={"image": changes}, weights=weights, opposed={"image": contested})
+
+    def _contests(self, backbone: Backbone, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """(B, E), t, and (B,) bool, whether what could stand there is in the picture."""
         words = [word for row, span in enumerate(self.spans) for word in words_of(row, span, batch)]
         rows = torch.tensor([row for row, _ in words], device=batch.input_ids.device)
-        changes = unit(backbone, "text", batch)[rows] - self._instead(backbone, batch, words)
-        lengths, falls = changes.norm(dim=-1), along(unit(backbone, "image", batch)[rows], changes)
+        image, text = (unit(backbone, modality, batch)[rows] for modality in ("image", "text"))
+        each = rearrange(text, "w e -> w 1 e") - self._instead(backbone, batch, words)
+        contested = (F.cosine_similarity(rearrange(image, "w e -> w 1 e"), each, dim=-1) < CONTESTED).any(1)
+        changes = reduce(each, "w k e -> w e", "mean")
+        lengths, falls = changes.norm(dim=-1), along(image, changes)
         chosen = []
         for row in range(len(self.spans)):
             own = (rows == row).nonzero()[:, 0]
             telling = own[lengths[own] >= lengths[own].max() / 2]
             chosen.append(int(telling[falls[telling].argmin()]))
-        return {"image": changes[chosen]}
+        return changes[chosen], contested[chosen]
 
     def _instead(self, backbone: Backbone, batch: PairBatch, words: Sequence[tuple[int, Span]]) -> Tensor:
-        """(W, E) of each word what is in its place: a mean of embeddings of length 1."""
+        """(W, K, E) of each word what is in its place, of length 1."""
         tokens = [covered(batch.spans[row], span) for row, span in words]
         one = [index for index, found in enumerate(tokens) if len(found) == 1]
         rows, places = [words[index][0] for index in one], [tokens[index][0] for index in one]
-        instead = unit_without(backbone, batch, [row for row, _ in words], [span for _, span in words])
+        without = unit_without(backbone, batch, [row for row, _ in words], [span for _, span in words])
+        instead = repeat(without, "w e -> w k e", k=self.count).clone()
         if one:
             alike = nearest_tokens(backbone, batch, batch.input_ids[rows, places], self.count)
             ids = repeat(batch.input_ids[rows], "w l -> w k l", k=self.count).clone()
@@ -203,7 +232,7 @@ class AgainstAlike(Target):
             many = unseen.keep([row for row in rows for _ in range(self.count)])
             many = many._replace(input_ids=rearrange(ids, "w k l -> (w k) l"))
             found = F.normalize(backbone.embed("text", many).float(), dim=-1)
-            instead[one] = reduce(found, "(w k) e -> w e", "mean", k=self.count)
+            instead[one] = rearrange(found, "(w k) e -> w k e", k=self.count)
         return instead
 
 
@@ -296,9 +325,11 @@ def put(batch: PairBatch, rows: Sequence[int], aimed: PairBatch) -> PairBatch:
     """The batch with some of its rows explained against what the rows of another batch are, one for each."""
     assert batch.targets is not None and batch.weights is not None
     assert aimed.targets is not None and aimed.weights is not None
+    assert batch.opposed is not None and aimed.opposed is not None
     at = torch.tensor(rows, dtype=torch.long, device=batch.weights.device)
     targets = {m: direction.index_copy(0, at, aimed.targets[m]) for m, direction in batch.targets.items()}
-    return batch._replace(targets=targets, weights=batch.weights.index_copy(0, at, aimed.weights))
+    opposed = {m: of.index_copy(0, at, aimed.opposed[m]) for m, of in batch.opposed.items()}
+    return batch._replace(targets=targets, weights=batch.weights.index_copy(0, at, aimed.weights), opposed=opposed)
 
 
 def take_out(text: str, span: Span, instead: str = "") -> str:

@@ -131,6 +131,7 @@ class PairBatch(NamedTuple):
             space along which the tower's normalised embedding is measured. None for both towers, each against the
             other one's normalised clean embedding; made by a `m2ib_lightning.targets.Target`.
         weights: (B,) what a pair's relevance along its target counts for against compression; None for 1.
+        opposed: Of each target (B,) bool, whether what speaks for its opposite is taken off the map; None for not.
     """
 
     pixel_values: Tensor
@@ -143,6 +144,7 @@ class PairBatch(NamedTuple):
     pairs: tuple[Pair, ...]
     targets: Mapping[Modality, Tensor] | None = None
     weights: Tensor | None = None
+    opposed: Mapping[Modality, Tensor] | None = None
 
     def keep(self, rows: Sequence[int]) -> PairBatch:
         """Only the pairs of the given indices; an index may be there more than once."""

@@ -418,10 +418,15 @@ class MaskFit(nn.Module):
         """
         if modality not in self.towers:
             return None
+        return self._by_pair(modality, self.nats(modality, held))
+
+    @torch.no_grad()
+    def nats(self, modality: Modality, held: Held | None = None) -> Tensor:
+        """(B, L), each token's capacity summed over channels; the arguments are those of `maps`."""
         bottleneck = self.bottleneck(modality)
         # When a fit has ended, Lightning has taken the bottleneck, but not what it held, off the accelerator.
         alpha = None if held is None else held.alpha.to(bottleneck.x.device)
-        return self._by_pair(modality, reduce(bottleneck.capacity(alpha), "b l d -> b l", "sum"))
+        return reduce(bottleneck.capacity(alpha), "b l d -> b l", "sum")
 
     @torch.no_grad()
     def mean_masks(self, modality: Modality) -> list[Tensor] | None:
@@ -444,7 +449,10 @@ class MaskFit(nn.Module):
 
     def drop_stopped(self, optimizer: torch.optim.Optimizer) -> None:
         """Go on with the running pairs alone; the optimiser's state goes with them."""
-        rows = self.stopping.running.nonzero()[:, 0]
+        self.keep_rows(self.stopping.running.nonzero()[:, 0], optimizer)
+
+    def keep_rows(self, rows: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Go on with the pairs of these indices alone, (b,), likewise."""
         for modality, hidden in self.hidden.items():
             self.hidden[modality] = hidden.keep(rows)
             self.clean[modality] = self.clean[modality][rows]

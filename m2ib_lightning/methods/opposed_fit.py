@@ -1,0 +1,68 @@
+"""The fit of pairs against targets that are differences, less what speaks for the opposite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from einops import rearrange
+from torch import Tensor
+from torch.optim import Optimizer
+
+from m2ib_lightning.methods.keeping import Held
+from m2ib_lightning.methods.mask_fit import MaskFit
+from m2ib_lightning.types import Modality
+
+
+class OpposedFit(MaskFit):
+    """A fit against a target t whose maps are max(0, M(t) - M(-t)), M being the nats of a `MaskFit`.
+
+    A part of a picture in which "a red crab" and "a blue crab" are both seen, such as a patch on the border of two
+    crabs, must be kept for either against the other; it does not tell them apart. Masks for -t are fitted beside
+    those for t and by the same steps. All that is not a map is that of t.
+
+    Args:
+        backbone: As for `MaskFit`.
+        batch: The pairs, with their targets and `opposed`, which says of which maps that is meant; others are M(t).
+        more: The other arguments of `MaskFit`.
+
+    Attributes:
+        opposite: The fit against -t.
+    """
+
+    def __init__(self, backbone: Any, batch: Any, *more: Any) -> None:
+        super().__init__(backbone, batch, *more)
+        assert batch.targets is not None and batch.opposed is not None
+        away = {m: -batch.targets[m] for m, opposed in batch.opposed.items() if opposed.any()}
+        self.opposite = MaskFit(backbone, batch._replace(targets=away), *more)
+
+    def accumulate(self, backward: Callable[[Tensor], None] | None = None) -> dict[str, Tensor]:
+        """As of `MaskFit`, of both; a pair is done for -t when it is for t."""
+        values = super().accumulate(backward)
+        self.opposite.accumulate(backward)
+        self.opposite.stopping.running &= self.stopping.running
+        return values
+
+    def hold_stopped(self) -> None:
+        """As of `MaskFit`, of both."""
+        super().hold_stopped()
+        self.opposite.hold_stopped()
+
+    def restart(self) -> None:
+        """As of `MaskFit`, of both."""
+        super().restart()
+        self.opposite.restart()
+
+    def keep_rows(self, rows: Tensor, optimizer: Optimizer) -> None:
+        """As of `MaskFit`, of both."""
+        super().keep_rows(rows, optimizer)
+        self.opposite.keep_rows(rows, optimizer)
+
+    def nats(self, modality: Modality, held: Held | None = None) -> Tensor:
+        """(B, L) nats, those for -t taken off."""
+        found = super().nats(modality, held)
+        if modality not in self.opposite.towers:
+            return found
+        assert self.batch.opposed is not None
+        opposed = rearrange(self.batch.opposed[modality].to(found), "b -> b 1")
+        return (found - opposed * self.opposite.nats(modality).to(found)).clamp(min=0)
