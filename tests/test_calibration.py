@@ -15,7 +15,8 @@ from m2ib_lightning.calibration import GridPoint, calibrate, shares
 from m2ib_lightning.cli import main
 from m2ib_lightning.data import Scene, make_scene
 from m2ib_lightning.evaluation import true_tokens
-from m2ib_lightning.methods import M2IB, Occlusion
+from m2ib_lightning.methods import M2IB, RELEASED, Occlusion
+from m2ib_lightning.methods.m2ib import BETAS
 from m2ib_lightning.metrics import relevance_mass_accuracy
 from m2ib_lightning.types import Pair
 from tests.checkpoints import random_clip
@@ -92,6 +93,12 @@ def test_the_grid_has_all_that_was_asked_for(found):
     asked = {("image", layer, beta) for layer in (0, 3) for beta in (0.3, 3.0)}
     asked |= {("text", layer, beta) for layer in ("embeddings", 1) for beta in (0.3, 3.0)}
     assert {point[:3] for point in found.grid} == asked
+
+
+def test_the_betas_that_are_tried_reach_beyond_the_default_and_to_that_of_the_released_code():
+    assert sorted(calibration.BETAS) == list(calibration.BETAS)
+    assert {BETAS["image_beta"], BETAS["text_beta"], RELEASED["image_beta"]} <= set(calibration.BETAS)
+    assert calibration.BETAS[-1] > 2 * BETAS["image_beta"]
 
 
 def test_the_point_that_is_worth_most_is_chosen_unless_the_default_is_nearly_as_good():
