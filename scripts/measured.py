@@ -69,12 +69,6 @@ TABLES = [
     ),
     Table("exam", MEASUREMENTS, {"hard": compare(f"{EXAM} hard", 40)}, rendered.exam_table),
     Table(
-        "colours",
-        MEASUREMENTS,
-        {"attribute": compare("--data.scene_kind attribute --data.scene_seed 20000", 400)},
-        rendered.colours,
-    ),
-    Table(
         "sanity",
         MEASUREMENTS,
         {"sanity": compare("--sanity true --data.scene_seed 20000", 40, COMPARED)},

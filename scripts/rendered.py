@@ -163,13 +163,6 @@ def _strongest(a: Attribution, spans: Sequence[tuple[int, int]]) -> float:
     return float(np.asarray(a.text_map)[shared].max())
 
 
-def colours(files: Mapping[str, Path]) -> str:
-    """How methods explain a caption with a colour."""
-    heads = [*FIRST_THREE[:2], "confidence drop ↓", *FIRST_THREE[2:], "share of the text map"]
-    run = scores(files["attribute"])
-    return f"{methods_table([run], heads)}\n\n{standing(run)}"
-
-
 def sanity_table(files: Mapping[str, Path]) -> str:
     """What maps do when the model, the text or the picture is changed."""
     run = scores(files["sanity"])
