@@ -101,6 +101,19 @@ def test_a_pair_that_stops_is_explained_as_it_is_alone(embedded, foiled, toleran
     assert tolerance is None or len({a.steps for a in together}) > 1
 
 
+def test_the_opposite_of_a_pair_that_is_done_is_done_too(embedded, foiled):
+    method = M2IB(embedded, modalities=["image"])
+    fit = method.new_fit(foiled)
+    optimizer = method.new_optimizer(fit.parameters())
+    fit.step(optimizer)
+    fit.stopping.running[0] = False
+    fit.step(optimizer)
+    before = fit.opposite.bottleneck("image").alpha.detach().clone()
+    fit.step(optimizer)
+    moved = (fit.opposite.bottleneck("image").alpha - before).abs().amax((1, 2)) > 0
+    assert moved.tolist() == [False, True, True]
+
+
 def test_masks_opened_again_come_to_the_same_maps(embedded, foiled):
     method = M2IB(embedded, steps=3)
     fit = method.new_fit(foiled)
