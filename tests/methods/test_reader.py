@@ -111,6 +111,18 @@ def test_what_is_read_again_from_its_file_gives_the_same_maps_in_no_step_and_in_
         torch.testing.assert_close(fit.bottleneck(m).alpha.data, fit.read_masks(reader, m).detach(), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 300.0])
+def test_the_pull_comes_in_with_a_mean_square_of_1_over_the_tokens_that_are_there(embedded, tmp_path, scale):
+    tower = training(embedded, tmp_path).reader.towers["text"]
+    hidden = embedded.text.prefix(embedded.preprocess_pairs(scene_pairs(3)), "embeddings")
+    seen = []
+    tower.enter.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    tower(hidden, scale * torch.randn(hidden.states.shape, generator=torch.manual_seed(0)))
+    pull = seen[0][..., hidden.states.shape[-1] :]
+    for row, valid in zip(pull, hidden.valid, strict=True):
+        assert row[valid].square().mean() == pytest.approx(1, rel=1e-4) and not row[~valid].any()
+
+
 def test_steps_begin_at_the_masks_that_were_read(embedded, saved):
     pairs = embedded.preprocess_pairs(scene_pairs(2))
     method = M2IB(embedded, reader=str(saved), steps=1)
