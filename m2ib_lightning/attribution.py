@@ -15,7 +15,7 @@ from m2ib_lightning.checks import check_choice
 from m2ib_lightning.display import DOUBTFUL, HEAT, attribution_html, blend, scale_top
 from m2ib_lightning.parts import Phrase, Region
 from m2ib_lightning.types import MODALITIES, Box, Modality
-from m2ib_lightning.verdict import VERDICTS, Verdict, headline, is_doubtful, judge
+from m2ib_lightning.verdict import SHORTER, VERDICTS, Verdict, headline, is_difference, is_doubtful, judge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,8 +123,8 @@ class Attribution:
     def overlay(self, image: Image.Image, opacity: float = 0.9, style: MapStyle = "smooth") -> Image.Image:
         """The picture, dimmed, with its heat map over it; RGB and of the same size.
 
-        The last colour stands for the map's highest value, of nats for `NATS_FLOOR` at least. A map that should not be
-        believed, as `verdicts` has it, is drawn in greys.
+        The last colour stands for `image_top`. A map that should not be believed, as `verdicts` has it, is drawn in
+        greys.
 
         Args:
             image: The picture that was explained, or one of the same proportions.
@@ -136,12 +136,24 @@ class Attribution:
         """
         heat = self.heatmap((image.height, image.width), style)
         top = max(0.0, float(self._explained("image").max()))
-        share = top / scale_top(top, self.unit) if top > 0 else 0.0
+        share = top / self.image_top if top > 0 else 0.0
         colour = np.asarray(image.convert("RGB"), np.float32) / 255
         grey = np.asarray(image.convert("L").convert("RGB"), np.float32) / 255
         # Colours of the picture would be read as heat: most of them go.
         dimmed = np.asarray(0.6 * (0.75 * grey + 0.25 * colour), np.float32)
         return blend(dimmed, share * heat, DOUBTFUL if is_doubtful(self, "image") else HEAT, opacity)
+
+    @property
+    def image_top(self) -> float:
+        """What the last colour of the image's map stands for: its highest value, of nats at least `NATS_FLOOR`.
+
+        Against a foil a fifth of that is enough, as for its verdict: a difference of two captions is shorter.
+
+        Raises:
+            ValueError: The image was not explained.
+        """
+        times = 1 / SHORTER if is_difference(self, "image") else 1.0
+        return scale_top(float(self._explained("image").max()), self.unit, times)
 
     @property
     def verdicts(self) -> dict[Modality, Verdict]:

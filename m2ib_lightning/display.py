@@ -39,13 +39,13 @@ Words = Sequence[tuple[str, float, float]]
 """Words of a text: (word, value, mean of lambda_ or nan)."""
 
 
-def scale_top(highest: float, unit: str) -> float:
-    """The value of the last colour of a scale: the highest one, of nats at least `NATS_FLOOR`.
+def scale_top(highest: float, unit: str, times: float = 1.0) -> float:
+    """The value of the last colour of a scale: the highest one, of nats at least `times` `NATS_FLOOR`.
 
-    >>> scale_top(283.1, "nats"), scale_top(0.5, "nats"), scale_top(0.5, "cos")
-    (283.1, 20.0, 0.5)
+    >>> scale_top(283.1, "nats"), scale_top(0.5, "nats"), scale_top(0.5, "nats", 0.2), scale_top(0.5, "cos")
+    (283.1, 20.0, 4.0, 0.5)
     """
-    return max(highest, NATS_FLOOR if unit == "nats" else 0.0)
+    return max(highest, times * NATS_FLOOR if unit == "nats" else 0.0)
 
 
 @lru_cache(maxsize=8)

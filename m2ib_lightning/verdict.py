@@ -91,6 +91,11 @@ def is_doubtful(a: Attribution, modality: Modality) -> bool:
     return a.verdicts.get(modality, "ok") != "ok"
 
 
+def is_difference(a: Attribution, modality: Modality) -> bool:
+    """Whether a map of M2IB is against a foil, so that what is left through the bottleneck is no similarity."""
+    return not math.isfinite(a.score_through(modality))
+
+
 def headline(a: Attribution) -> str:
     """The verdict on a result in a few words for a person, with the map that it is about if it is not both.
 
@@ -138,7 +143,7 @@ def _similarity_lost(a: Attribution, modality: Modality, limits: Thresholds) -> 
 def _uninformative(a: Attribution, modality: Modality, limits: Thresholds) -> bool:
     values = a.map_of(modality)
     # A difference of two captions or pictures is shorter than a whole direction, and weighs less against compression.
-    least = limits.nats / (1 if math.isfinite(a.score_through(modality)) else SHORTER)
+    least = limits.nats / (SHORTER if is_difference(a, modality) else 1)
     return values is not None and a.unit == "nats" and float(values.max()) < least
 
 

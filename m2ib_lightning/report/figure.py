@@ -11,7 +11,7 @@ from einops import rearrange
 from PIL import Image
 
 from m2ib_lightning.attribution import WHOLE, Attribution, MapStyle
-from m2ib_lightning.display import DOUBTFUL, HEAT, blend, scale_top
+from m2ib_lightning.display import DOUBTFUL, HEAT, blend
 from m2ib_lightning.report.caption import plain_caption, shaded_caption
 from m2ib_lightning.report.page import GREY, POINTS_PER_INCH, Page, Scale
 from m2ib_lightning.report.phrases import phrase_pictures
@@ -135,8 +135,7 @@ def _image_scale(a: Attribution) -> Scale:
 
     grey, ramp = np.full((1, 256, 3), 0.3, np.float32), np.linspace(0, 1, 256, dtype=np.float32)
     drawn = blend(grey, rearrange(ramp, "w -> 1 w"), DOUBTFUL if is_doubtful(a, "image") else HEAT)
-    top = scale_top(float(np.asarray(a.image_map).max()), a.unit)
-    return Scale(ListedColormap(np.asarray(drawn)[0] / 255), top, f"{a.unit} per patch")
+    return Scale(ListedColormap(np.asarray(drawn)[0] / 255), a.image_top, f"{a.unit} per patch")
 
 
 def _view(page: Page, a: Attribution, x: float, y: float, size: tuple[float, float]) -> None:

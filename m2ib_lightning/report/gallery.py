@@ -18,7 +18,7 @@ from PIL import Image
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.data import make_scene
 from m2ib_lightning.data.images import load_image
-from m2ib_lightning.display import HEAT, Chip, chips, colours, on_no_word, scale_top
+from m2ib_lightning.display import HEAT, Chip, chips, colours, on_no_word
 from m2ib_lightning.files import replacing
 from m2ib_lightning.inline import bytes_text, number, small_address
 from m2ib_lightning.report.phrases import phrase_colours
@@ -166,7 +166,7 @@ def _pair(
         "score": number(a.score),
         "imageScore": number(a.image_score),
         "textScore": number(a.text_score),
-        "map": None if a.image_map is None else _map(a.image_map, a.unit),
+        "map": None if a.image_map is None else _map(a.image_map, a.image_top),
         "view": [round(edge, 4) for edge in a.view],
         "verdict": a.verdict,
         "headline": headline(a),
@@ -185,12 +185,11 @@ def _pair(
     }
 
 
-def _map(values: NDArray[np.float32], unit: str) -> dict[str, Any]:
-    """Cells as bytes, 0 for the lowest value and 255 for the highest; `top` is the value of the last colour."""
+def _map(values: NDArray[np.float32], top: float = 0.0) -> dict[str, Any]:
+    """Cells as bytes, 0 for the lowest value and 255 for the highest; the last colour is at `top` or the highest."""
     low, high = float(values.min()), float(values.max())
     cells = (values - low) * (255 / (high - low) if high > low else 0)
-    top = number(scale_top(high, unit))
-    kept = {"rows": values.shape[0], "low": number(low), "high": number(high), "top": top}
+    kept = {"rows": values.shape[0], "low": number(low), "high": number(high), "top": number(max(top, high))}
     return kept | {"cells": bytes_text(cells)}
 
 
@@ -203,7 +202,7 @@ def _phrases(a: Attribution) -> list[dict[str, Any]]:
             "effect": number(phrase.effect),
             "verdict": phrase.verdict,
             "colour": colour,
-            "map": _map(np.nan_to_num(phrase.image_map), unit=""),
+            "map": _map(np.nan_to_num(phrase.image_map)),
         }
         for phrase, colour in zip(a.phrases, phrase_colours(a.phrases), strict=True)
     ]

@@ -180,6 +180,15 @@ def test_what_is_next_to_nothing_is_drawn_as_next_to_nothing(monkeypatch, tmp_pa
     assert f"{NATS_FLOOR:.0f}" in texts(weak, tmp_path)  # the scale says what its last colour stands for
 
 
+def test_a_map_against_a_foil_is_drawn_on_a_scale_of_a_fifth(tmp_path):
+    values = np.full((4, 4), 4, np.float32)  # enough for its verdict
+    whole, foil = attribution(image_map=values), attribution(image_map=values, image_score=np.nan, text_score=np.nan)
+    assert (whole.image_top, foil.image_top) == (NATS_FLOOR, NATS_FLOOR / 5) and foil.verdict == "ok"
+    (_, warm), (_, hot) = hue_areas(pair_figure(whole, BLUE)), hue_areas(pair_figure(foil, BLUE))
+    assert hot > 100_000 and warm < 0.5 * hot
+    assert replace(foil, image_map=10 * values).image_top == 40
+
+
 def test_a_map_that_should_not_be_believed_has_a_banner_and_no_colours(monkeypatch, tmp_path):
     lost = attribution(image_score=0.01, text_score=0.24)
     said = texts(lost, tmp_path)
