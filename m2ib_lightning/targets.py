@@ -251,6 +251,10 @@ class WithoutRegion(Difference):
         check_choice("out", out, get_args(RegionOut))
         self.regions, self.out = list(regions), out
 
+    def opposed(self) -> tuple[Modality, ...]:
+        """The text: what it says of the rest of the picture is none of the region's."""
+        return ("text",)
+
     def without(self, backbone: Backbone, batch: PairBatch) -> Tensor:
         """Embeddings of the pictures without their regions."""
         if self.out == "mean":

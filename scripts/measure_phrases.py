@@ -109,7 +109,10 @@ def scored(method: AttributionMethod, batch: PairBatch, questions: Sequence[Aske
         return [
             named(region, spans, q.spans, meant)
             for q, regions, spans in zip(
-                questions, explain_regions(method, batch, masks, out), batch.spans, strict=True
+                questions,
+                explain_regions(method, batch, masks, "blurred" if out == "alike" else out),
+                batch.spans,
+                strict=True,
             )
             for region, meant in zip(regions, q.meant, strict=True)
         ]

@@ -27,6 +27,7 @@ WATCHING = "python scripts/watching_cost.py --logger wandb --repeats 3 --output 
 SPEED = Run("python scripts/benchmark.py --scaling --output {output}/benchmark.json", "benchmark.json")
 KILLED = "python scripts/kill_and_resume.py --scenes {scenes} --folder {output}/run"
 READER = "python scripts/measure_reader.py --reader {trained} --scenes {scenes} --output {output}"
+TARGETS = "two_of_four relation phrase foil region absent"
 PHRASES = "python scripts/measure_phrases.py --scenes {scenes} --output {output}"
 FIVE = (rendered.OURS, "M2IB-released", "Chefer-cosine", "KernelSHAP", "RandomMap")
 KINDS = ("plain", "two_of_four", "twice", "small", "clutter", "relation", "attribute")
@@ -130,7 +131,7 @@ TABLES = [
         MEASUREMENTS,
         {
             "all": Run(
-                f"{PHRASES} --methods M2IB LeGrad GradECLIP Chefer --parts two_of_four relation phrase foil absent",
+                f"{PHRASES} --methods M2IB LeGrad GradECLIP Chefer --parts {TARGETS}",
                 scenes=304,
             )
         },

@@ -8,8 +8,8 @@ from m2ib_lightning.backbones import Backbone, load_backbone
 from m2ib_lightning.data import PairDataModule, Scene, make_scene
 from m2ib_lightning.methods import M2IB
 from m2ib_lightning.methods.opposed_fit import OpposedFit
-from m2ib_lightning.phrases import explain_phrases
-from m2ib_lightning.targets import Against, AgainstAlike, OtherModality, put
+from m2ib_lightning.phrases import explain_phrases, explain_regions
+from m2ib_lightning.targets import Against, AgainstAlike, OtherModality, WithoutRegion, put
 from m2ib_lightning.types import MODALITIES, Pair, PairBatch
 
 
@@ -169,6 +169,21 @@ def test_a_word_is_contested_where_what_could_stand_in_its_place_is_there_too(em
     spans = [*(scene.spans[0] for scene in scenes), (2, 6)]
     aimed = AgainstAlike(spans).aim(embedded, embedded.preprocess_pairs(pairs))
     assert aimed.opposed["image"].tolist() == [True, True, True, False]
+
+
+def test_the_words_for_a_region_are_less_those_for_the_rest_of_the_picture(embedded):
+    scene = make_scene(60_200, kind="two_of_four")
+    batch = embedded.preprocess_pairs([Pair("a", scene.image, scene.text)])
+    target = WithoutRegion([scene.labels == 0])
+    method = M2IB(embedded, modalities=["text"])
+    ((region,),) = explain_regions(method, batch, [[scene.labels == 0]])
+    maps = [method.attribute(plain(target.aim(embedded, batch), sign))[0].text_map for sign in (1, -1)]
+    np.testing.assert_allclose(region.text_map, np.clip(maps[0] - maps[1], 0, None), rtol=1e-4, atol=1e-3)
+    own, other = (
+        sum(v for v, (a, b) in zip(region.text_map, batch.spans[0], strict=True) if start <= a < b <= end)
+        for start, end in scene.spans
+    )
+    assert own > 10 * other
 
 
 def test_phrases_that_are_contested_and_others_come_back_in_their_order(embedded, scenes):
