@@ -144,6 +144,12 @@ class Attribution:
         return blend(dimmed, share * heat, DOUBTFUL if is_doubtful(self, "image") else HEAT, opacity)
 
     @property
+    def title(self) -> str:
+        """The text, and the foil that it was explained against if there was one."""
+        foil = self.settings.get("against")
+        return f"{self.text}, rather than {foil}" if foil else self.text
+
+    @property
     def image_top(self) -> float:
         """What the last colour of the image's map stands for: its highest value, of nats at least `NATS_FLOOR`.
 

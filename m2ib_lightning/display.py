@@ -125,7 +125,7 @@ def attribution_html(a: Attribution) -> str:
     Args:
         a: The result that is shown.
     """
-    parts = [f"<div style='font:15px sans-serif;color:#1a1a1a;margin-bottom:6px'><b>{escape(a.text)}</b></div>"]
+    parts = [f"<div style='font:15px sans-serif;color:#1a1a1a;margin-bottom:6px'><b>{escape(a.title)}</b></div>"]
     if a.verdict != "ok":
         parts.append(f"<div style='{BANNER}'><b>{escape(headline(a))}.</b> {escape(SENTENCES[a.verdict])}</div>")
     if a.image_map is not None:

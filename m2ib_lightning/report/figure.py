@@ -87,7 +87,7 @@ def _draw(attribution: Attribution, image: Image.Image, style: MapStyle) -> Figu
 
 
 def _header(page: Page, a: Attribution) -> None:
-    page.write(a.text, size=12, weight="bold")
+    page.write(a.title, size=12, weight="bold")
     parts = [a.id, f"similarity {a.score:.3f}"]
     through = {"image": a.image_score, "text": a.text_score}
     scores = ", ".join(f"{name} {score:.3f}" for name, score in through.items() if not math.isnan(score))

@@ -163,6 +163,7 @@ def _pair(
         "id": a.id,
         "source": a.source,
         "text": a.text,
+        "title": a.title,
         "score": number(a.score),
         "imageScore": number(a.image_score),
         "textScore": number(a.text_score),

@@ -43,7 +43,7 @@ def results_table(attributions: Iterable[Attribution]) -> Table:
         table.add_column(header, no_wrap=True)
     for a in shown:
         pair = Text(_line(a.id), no_wrap=True, overflow="ellipsis")
-        pair.append("\n" + _line(a.text), style="dim")
+        pair.append("\n" + _line(a.title), style="dim")
         table.add_row(pair, _similarity(a), _region(a), Text(printable(_words(a))), _verdict(a))
     return table
 

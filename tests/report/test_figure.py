@@ -189,6 +189,12 @@ def test_a_map_against_a_foil_is_drawn_on_a_scale_of_a_fifth(tmp_path):
     assert replace(foil, image_map=10 * values).image_top == 40
 
 
+def test_a_picture_says_what_its_caption_was_explained_against(tmp_path):
+    assert attribution().text in texts(attribution(), tmp_path)
+    said = texts(replace(attribution(), settings={"against": "a blue one"}), tmp_path)
+    assert f"{attribution().text}, rather than a blue one" in said
+
+
 def test_a_map_that_should_not_be_believed_has_a_banner_and_no_colours(monkeypatch, tmp_path):
     lost = attribution(image_score=0.01, text_score=0.24)
     said = texts(lost, tmp_path)

@@ -124,6 +124,14 @@ def test_pairs_are_filtered_and_sorted(browser, tmp_path):
     assert browser.run("document.getElementById('count').textContent") == "0 of 4 pairs"
 
 
+def test_a_pair_says_what_it_was_explained_against(browser, tmp_path):
+    pairs = [attribution("a red cat", id="foil", settings={"against": "a blue cat"}), attribution("a dog", id="plain")]
+    browser.open(save_gallery(pairs, tmp_path / "page.html").path)
+    assert texts(browser) == ["a red cat, rather than a blue cat", "a dog"]
+    assert browser.run("document.querySelector('#pair h1').textContent") == "a red cat, rather than a blue cat"
+    assert say(browser, "filter.value = 'blue'; filter.oninput()") == ["a red cat, rather than a blue cat"]
+
+
 def test_pairs_that_were_scored_are_sorted_by_a_metric_and_show_their_scores(browser, tmp_path):
     metrics = [{"image/PointingGame": 1.0}, {"image/PointingGame": 0.25}, {"image/PointingGame": float("nan")}, {}]
     pairs = [attribution(f"pair {i}", id=str(i), metrics=found) for i, found in enumerate(metrics)]

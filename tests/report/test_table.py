@@ -30,6 +30,11 @@ def test_a_row_tells_what_an_attribution_holds():
     assert " ".join(second.split()) == "a photo of a cat → 0.50 / 0.75 (0.88, 0.12) a 4.00 10, max steps"
 
 
+def test_a_row_says_what_the_text_was_explained_against():
+    *_, second = printed(attribution(settings={"against": "a dog"}), width=120)
+    assert second.lstrip().startswith("a photo of a cat, rather than a dog ")
+
+
 @pytest.mark.parametrize("width", [80, 100, 120])
 def test_a_pair_takes_two_lines_in_any_terminal(width):
     rows = [attribution("a photo of " + "extraordinarily " * 20, id=LONG), attribution("one\nline")]
