@@ -28,6 +28,16 @@ def test_filling_leaves_the_map_and_the_other_cells_as_they_are():
     np.testing.assert_array_equal(filled[~outlying], given[~outlying])
 
 
+def test_a_filled_cell_has_the_median_of_its_own_neighbours_and_of_no_other():
+    given = np.arange(36, dtype=np.float32).reshape(6, 6) ** 2
+    for row in range(6):
+        for column in range(6):
+            outlying = np.zeros((6, 6), dtype=bool)
+            outlying[row, column] = True
+            near = [given[r, c] for r in range(6) for c in range(6) if max(abs(r - row), abs(c - column)) == 1]
+            assert Artefacts(np.ones((6, 6), np.float32), outlying).fill(given)[row, column] == np.median(near)
+
+
 def test_a_map_of_another_shape_and_a_bad_threshold_are_refused(tmp_path):
     with pytest.raises(ValueError, match="same picture"):
         Artefacts(np.ones((2, 2), np.float32), np.zeros((2, 2), bool)).fill(np.ones((2, 3), np.float32))

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from m2ib_lightning.backbones import Backbone, load_backbone
+from m2ib_lightning.data import make_scene
 from m2ib_lightning.methods import M2IB
 from m2ib_lightning.methods.captured import CapturedSteps, fill_batch, pad_texts
 from tests.methods.test_m2ib import assert_same_maps, scene_pairs
@@ -47,6 +48,17 @@ def test_padding_of_texts_and_of_a_batch_changes_no_pair(embedded):
     for a, b in zip(method.attribute(padded)[:3], method.attribute(plain), strict=True):
         assert a.tokens == b.tokens
         assert_same_maps(a, b)
+
+
+@pytest.mark.parametrize("words", range(1, 12))
+def test_texts_are_padded_to_a_multiple_of_8_or_to_all_that_is_read(embedded, words):
+    scene = make_scene(3)
+    batch = embedded.preprocess([scene.image], [" ".join(["a"] * words)])
+    length = batch.input_ids.shape[1]
+    padded = pad_texts(batch, embedded.text.length)
+    assert padded.input_ids.shape == padded.attention_mask.shape == (1, length + -length % 8)
+    assert not padded.attention_mask[:, length:].any()
+    assert pad_texts(batch, length + 1).input_ids.shape[1] == min(length + 1, length + -length % 8)
 
 
 def test_a_pair_that_diverges_is_held_as_it_was(embedded):
