@@ -124,8 +124,8 @@ def load_table(name: str) -> PublishedTable:
 def duration(seconds: float) -> str:
     """So many seconds as a person says them.
 
-    >>> duration(40), duration(120), duration(10_000)
-    ('about 1 minute', 'about 2 minutes', 'about 3 hours')
+    >>> duration(40), duration(120), duration(89 * 60), duration(90 * 60)
+    ('about 1 minute', 'about 2 minutes', 'about 89 minutes', 'about 2 hours')
     """
     minutes = max(1, round(seconds / 60))
     count, unit = (minutes, "minute") if minutes < 90 else (round(minutes / 60), "hour")
