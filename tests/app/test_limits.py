@@ -134,6 +134,19 @@ def test_an_answer_against_a_foil_is_that_of_explain_and_names_the_foil(explaine
     assert found.attribution.settings == expected.settings and expected.settings["against"] == "a key"
 
 
+def test_a_moved_slider_against_a_foil_gives_what_explain_gives_and_is_near_it_at_once(explainer):
+    scene = make_scene(33, objects=("crab", "tree", "moon"), kind="attribute", size=128)
+    pair, foil = Pair("a", scene.image, "a red crab"), {"against": "a blue crab"}
+    *_, found = explainer.watch(pair, explainer.knobs._replace(**foil))
+    for change in ({"image_beta": 6.0}, {"image_layer": 2}, {"keep": 0.9}, {}):
+        moved = list(explainer.adjust(found, explainer.knobs._replace(**foil, **change)))
+        (expected,) = m2ib.explain(scene.image, "a red crab", **foil, **change)
+        found, (first, last) = moved[-1], (a.attribution.image_map for a in (moved[0], moved[-1]))
+        np.testing.assert_allclose(last, expected.image_map, rtol=1e-3, atol=1e-2)
+        if "image_beta" in change:
+            assert np.corrcoef(first.ravel(), last.ravel())[0, 1] > 0.8
+
+
 def test_a_moved_slider_goes_on_against_the_foil_that_is_shown_whatever_was_typed_since(explainer):
     image = make_scene(3, objects=("crab", "key")).image
     *_, found = explainer.watch(Pair("crab", image, "a crab"), explainer.knobs._replace(against="a key"))
