@@ -136,11 +136,12 @@ def test_an_answer_against_a_foil_is_that_of_explain_and_names_the_foil(explaine
 
 def test_a_moved_slider_against_a_foil_gives_what_explain_gives_and_is_near_it_at_once(explainer):
     scene = make_scene(33, objects=("crab", "tree", "moon"), kind="attribute", size=128)
-    pair, foil = Pair("a", scene.image, "a red crab"), {"against": "a blue crab"}
+    text, other = (f"a {item.colour} crab" for item in scene.objects[:2])
+    pair, foil = Pair("a", scene.image, text), {"against": other}
     *_, found = explainer.watch(pair, explainer.knobs._replace(**foil))
     for change in ({"image_beta": 6.0}, {"image_layer": 2}, {"keep": 0.9}, {}):
         moved = list(explainer.adjust(found, explainer.knobs._replace(**foil, **change)))
-        (expected,) = m2ib.explain(scene.image, "a red crab", **foil, **change)
+        (expected,) = m2ib.explain(scene.image, text, **foil, **change)
         found, (first, last) = moved[-1], (a.attribution.image_map for a in (moved[0], moved[-1]))
         np.testing.assert_allclose(last, expected.image_map, rtol=1e-3, atol=1e-2)
         if "image_beta" in change:
