@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,8 +103,10 @@ def evaluate(backbone: Backbone, scenes: Sequence[Scene], settings: dict[str, An
     rows = []
     for start in range(0, len(scenes), batch):
         some = scenes[start : start + batch]
+        began = time.perf_counter()
         results, values = evaluator.explain(pairs_of(some))
-        rows += [observe(*each) | {"seconds": each[2]["seconds"]} for each in zip(results, some, values, strict=True)]
+        seconds = (time.perf_counter() - began) / len(some)
+        rows += [observe(*each) | {"seconds": seconds} for each in zip(results, some, values, strict=True)]
     numbers: dict[str, float] = {}
     for name, column in pd.DataFrame(rows).items():
         numbers[str(name)], numbers[f"{name} low"], numbers[f"{name} high"], _ = interval(column)

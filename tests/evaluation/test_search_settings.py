@@ -4,6 +4,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from m2ib_lightning import load_backbone
+from m2ib_lightning.data import make_scene
+
 
 def test_a_search_is_planned_around_the_default():
     sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
@@ -28,3 +31,13 @@ def test_rows_of_a_search_are_found_again_in_its_file(monkeypatch, tmp_path):
     rows = pd.read_csv(tmp_path / "settings.csv")
     assert list(varied(rows, "image_beta", [0.1, 10], default).index) == ["0.1", "3", "10"]
     assert list(varied(rows, "image_layer", ["embeddings", 2], default).index) == ["emb.", "2"]
+
+
+def test_a_setting_is_measured_on_scenes_with_what_it_takes(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "scripts")
+    from search_settings import evaluate
+
+    scenes = [make_scene(seed) for seed in range(3)]
+    found = evaluate(load_backbone("embedded"), scenes, {"steps": 2, "noise_samples": 2}, batch=2)
+    assert 0 < found["seconds"] < 60
+    assert all(found[f"{name} low"] <= found[name] <= found[f"{name} high"] for name in ("clean", "image mass"))
