@@ -107,8 +107,9 @@ def made(table: Table, work: Path, fewer: int | None) -> str:
     commands = [f"`{end['command']}`" for end in ends]
     if len(commands) > 2:
         commands = [commands[0], f"{len(commands) - 1} more, which `python scripts/measure.py --list` says"]
-    minutes = sum(end["seconds"] for end in ends) / 60
-    return f"{text.strip()}\n\nMeasured in {minutes:.0f} minutes by {' and '.join(commands)}."
+    minutes = round(sum(end["seconds"] for end in ends) / 60)
+    took = f"{minutes} minutes" if minutes > 1 else "a minute"
+    return f"{text.strip()}\n\nMeasured in {took} by {' and '.join(commands)}."
 
 
 def write(page: Path, name: str, text: str) -> None:
