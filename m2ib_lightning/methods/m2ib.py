@@ -205,9 +205,10 @@ class M2IB(AttributionMethod):
 
     def new_fit(self, batch: PairBatch) -> MaskFit:
         """Fresh masks for a batch of pairs."""
-        opposed = self.keep is None and any(of.any() for of in (batch.opposed or {}).values())
+        backbone = self.prepare()
+        opposed = self.keep is None and any(of.any() for m, of in (batch.opposed or {}).items() if m in self.towers)
         return (OpposedFit if opposed else MaskFit)(
-            self.prepare(),
+            backbone,
             batch,
             self.towers,
             self._terms,

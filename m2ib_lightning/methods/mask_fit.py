@@ -73,6 +73,7 @@ class MaskFit(nn.Module):
         noise_chunk: Noise samples computed at once, or None for what keeps the device busy. Changes no result.
         keep: Share of the clean similarity that is to be left; the beta of a tower is then what a pair starts from.
         reader: What the masks start from, read off the pairs; alike for all of them by default.
+        same: A fit of the same pairs and settings, from which what is computed of the clean pairs is taken.
 
     Attributes:
         history: Per step a dictionary of (B,) values, see `step`.
@@ -92,6 +93,8 @@ class MaskFit(nn.Module):
         noise_chunk: int | None = None,
         keep: float | None = None,
         reader: MaskReader | None = None,
+        *,
+        same: MaskFit | None = None,
     ) -> None:
         super().__init__()
         if batch.targets is not None:
@@ -99,11 +102,11 @@ class MaskFit(nn.Module):
         self._backbone, self._reader = [backbone], [reader]  # in lists: their weights are none of the fit's
         self.batch, self.towers, self.noise, self.noise_chunk = batch, dict(towers), noise, noise_chunk
         self.terms, self.keep = _named_terms(loss_terms, self.towers), keep
-        self.hidden: dict[Modality, HiddenStates] = {}
-        self.clean: dict[Modality, Tensor] = {}
-        self.grids: dict[Modality, list[tuple[int, int]] | None] = {}
+        self.hidden: dict[Modality, HiddenStates] = dict(same.hidden) if same else {}
+        self.clean: dict[Modality, Tensor] = dict(same.clean) if same else {}
+        self.grids: dict[Modality, list[tuple[int, int]] | None] = dict(same.grids) if same else {}
         with torch.no_grad():
-            for modality in MODALITIES:
+            for modality in MODALITIES if same is None else ():
                 self._run_clean(modality)
         self.bottlenecks = nn.ModuleDict({m: self._new_bottleneck(m, tower) for m, tower in self.towers.items()})
         self.history: list[dict[str, Tensor]] = []

@@ -9,9 +9,10 @@ from einops import rearrange
 from torch import Tensor
 from torch.optim import Optimizer
 
+from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.methods.keeping import Held
 from m2ib_lightning.methods.mask_fit import MaskFit
-from m2ib_lightning.types import Modality
+from m2ib_lightning.types import Modality, PairBatch
 
 
 class OpposedFit(MaskFit):
@@ -30,11 +31,11 @@ class OpposedFit(MaskFit):
         opposite: The fit against -t.
     """
 
-    def __init__(self, backbone: Any, batch: Any, *more: Any) -> None:
+    def __init__(self, backbone: Backbone, batch: PairBatch, *more: Any) -> None:
         super().__init__(backbone, batch, *more)
         assert batch.targets is not None and batch.opposed is not None
-        away = {m: -batch.targets[m] for m, opposed in batch.opposed.items() if opposed.any()}
-        self.opposite = MaskFit(backbone, batch._replace(targets=away), *more)
+        away = {m: -batch.targets[m] for m in self.towers if batch.opposed[m].any()}
+        self.opposite = MaskFit(backbone, batch._replace(targets=away), *more, same=self)
 
     def accumulate(self, backward: Callable[[Tensor], None] | None = None) -> dict[str, Tensor]:
         """As of `MaskFit`, of both; a pair is done for -t when it is for t."""

@@ -60,6 +60,21 @@ def test_a_map_is_the_nats_for_a_foil_less_those_for_its_opposite(embedded, foil
         np.testing.assert_allclose(a.text_map, b.text_map, rtol=1e-4, atol=1e-3)  # it is the text that is changed
 
 
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_one_modality_alone_is_as_with_the_other(embedded, foiled, modality):
+    both = M2IB(embedded, steps=4).attribute(foiled)
+    alone = M2IB(embedded, steps=4, modalities=[modality]).attribute(foiled)
+    for a, b in zip(alone, both, strict=True):
+        np.testing.assert_allclose(a.map_of(modality), b.map_of(modality), rtol=1e-4, atol=1e-3)
+
+
+def test_what_comes_before_the_bottleneck_is_computed_once(embedded, foiled, monkeypatch):
+    calls, prefix = [], embedded.image.prefix
+    monkeypatch.setattr(embedded.image, "prefix", lambda *given: calls.append(1) or prefix(*given))
+    M2IB(embedded, steps=1).new_fit(foiled)
+    assert len(calls) == 1
+
+
 def test_less_of_the_map_lies_on_the_object_of_the_other_colour(embedded, scenes, foiled):
     method = M2IB(embedded, modalities=["image"])
 
