@@ -71,14 +71,16 @@ class Interrupt(Callback):
 
 
 def interrupted(folder: Path, batch: int, how: str) -> pytest.ExceptionInfo[BaseException]:
-    handler = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would rightly be ignored
     arguments = f'{{"class_path": "tests.test_predict.Interrupt", "init_args": {{"batch": {batch}, "how": "{how}"}}}}'
     try:
         with pytest.raises((SystemExit, RuntimeError)) as ended:
             main([*COMMAND, f"--output={folder}", f"--trainer.callbacks={arguments}"])
         return ended
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.slow
