@@ -57,6 +57,7 @@ class Sanity:
         noise = (2 * torch.rand(self.samples, 1, *shape, generator=generator) - 1) * self.radius
         return [batch._replace(pixel_values=batch.pixel_values + some.to(batch.pixel_values)) for some in noise]
 
+    @torch.inference_mode(False)  # copies that are made in it could take part in no gradient
     def twin(self) -> AttributionMethod:
         """The same method on a model with random weights; made once."""
         if self._twin is None:
@@ -72,6 +73,7 @@ class Sanity:
         count = len(parts(self.method.prepare()))
         return self._once("cascade", batch, lambda: [self._down_to(i + 1).attribute(batch) for i in range(count)])
 
+    @torch.inference_mode(False)
     def _down_to(self, count: int) -> AttributionMethod:
         """The method on a model of which so many parts are random, from the top."""
         twin = copy.deepcopy(self.method)

@@ -9,7 +9,7 @@ from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.evaluation import Evaluator, Protocol, true_tokens
 from m2ib_lightning.evaluation.evidence import BatchEvidence, blurred
 from m2ib_lightning.evaluation.sanity import NONSENSE, Sanity
-from m2ib_lightning.methods import GradCAM, RandomMap
+from m2ib_lightning.methods import M2IB, GradCAM, RandomMap
 from m2ib_lightning.metrics import NonsensePrompt, RandomisationSimilarity
 from m2ib_lightning.types import Pair
 from tests.evaluation.scenes import scene_pairs
@@ -114,3 +114,13 @@ def test_the_evaluator_keeps_the_order_of_the_pairs(embedded):
     pairs = [Pair(str(i), p.image, p.text) for i, p in enumerate(scene_pairs(3))]
     attributions, rows = Evaluator(RandomMap(embedded), []).explain(pairs)
     assert [a.id for a in attributions] == [row["id"] for row in rows] == ["0", "1", "2"]
+
+
+def test_a_randomised_model_is_explained_in_inference_mode_as_outside_of_it(embedded):
+    method = M2IB(embedded, steps=2, noise_samples=2, image_layer=1)
+    batch = method.prepare().preprocess_pairs(scene_pairs(1))
+    with torch.inference_mode():  # as a Trainer tests
+        found = Sanity(method)
+        (random,), down = found.randomised(batch), [maps[0] for maps in found.cascade(batch)]
+    np.testing.assert_allclose(random.image_map, Sanity(method).randomised(batch)[0].image_map, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(down[-1].image_map, random.image_map, rtol=1e-4, atol=1e-3)
