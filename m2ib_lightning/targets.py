@@ -65,9 +65,14 @@ class Target(ABC):
 
     def aim(self, backbone: Backbone, batch: PairBatch) -> PairBatch:
         """The batch with its targets; every method explains it against them."""
-        directions = self.directions(backbone, batch)
+        directions, device = self.directions(backbone, batch), batch.pixel_values.device
+        opposed = {m: torch.full((len(found),), m in self.opposed(), device=device) for m, found in directions.items()}
+        return self._aimed(batch, directions, opposed)
+
+    def _aimed(
+        self, batch: PairBatch, directions: Mapping[Modality, Tensor], opposed: Mapping[Modality, Tensor]
+    ) -> PairBatch:
         weights = torch.full((len(batch.pixel_values),), self.weight, device=batch.pixel_values.device)
-        opposed = {m: torch.full_like(weights, m in self.opposed(), dtype=torch.bool) for m in directions}
         return batch._replace(targets=directions, weights=weights, opposed=opposed)
 
     def opposed(self) -> tuple[Modality, ...]:
@@ -198,8 +203,7 @@ class AgainstAlike(Target):
     def aim(self, backbone: Backbone, batch: PairBatch) -> PairBatch:
         """The batch with its targets; those that are contested by something in the picture are opposed."""
         changes, contested = self._contests(backbone, batch)
-        weights = torch.full_like(contested, self.weight, dtype=torch.float)
-        return batch._replace(targets={"image": changes}, weights=weights, opposed={"image": contested})
+        return self._aimed(batch, {"image": changes}, {"image": contested})
 
     def _contests(self, backbone: Backbone, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """(B, E), t, and (B,) bool, whether what could stand there is in the picture."""

@@ -205,10 +205,8 @@ class M2IB(AttributionMethod):
 
     def new_fit(self, batch: PairBatch) -> MaskFit:
         """Fresh masks for a batch of pairs."""
-        backbone = self.prepare()
-        opposed = self.keep is None and any(of.any() for m, of in (batch.opposed or {}).items() if m in self.towers)
-        return (OpposedFit if opposed else MaskFit)(
-            backbone,
+        return (OpposedFit if any(self._opposed(batch)) else MaskFit)(
+            self.prepare(),
             batch,
             self.towers,
             self._terms,
@@ -233,7 +231,7 @@ class M2IB(AttributionMethod):
 
     def attribute(self, batch: PairBatch) -> list[Attribution]:
         """Fit the masks of a batch of pairs and read off what they let through. Pairs that are done leave the batch."""
-        opposed = torch.stack([*batch.opposed.values()]).any(0).tolist() if batch.opposed else []
+        opposed = self._opposed(batch)
         if any(opposed) and not all(opposed):
             return self._attribute_apart(batch, opposed)
         with gradients(), casts_kept():
@@ -265,10 +263,17 @@ class M2IB(AttributionMethod):
 
     def _attribute_apart(self, batch: PairBatch, opposed: Sequence[bool]) -> list[Attribution]:
         """The pairs whose maps are less those of the opposite, and then the others, which cost half as much."""
-        order = sorted(range(len(opposed)), key=lambda row: not opposed[row])
-        parts = (order[: sum(opposed)], order[sum(opposed) :])
-        found = [a for rows in parts for a in self.attribute(batch.keep(rows))]
-        return [a for _, a in sorted(zip(order, found, strict=True), key=lambda each: each[0])]
+        found: dict[int, Attribution] = {}
+        for wanted in (True, False):
+            rows = [row for row, is_opposed in enumerate(opposed) if is_opposed == wanted]
+            found |= dict(zip(rows, self.attribute(batch.keep(rows)), strict=True))
+        return [found[row] for row in range(len(opposed))]
+
+    def _opposed(self, batch: PairBatch) -> list[bool]:
+        """Of each pair, whether what speaks for the opposite of a target is taken off a map that is explained here."""
+        self.prepare()
+        asked = [of for m, of in (batch.opposed or {}).items() if m in self.towers and self.keep is None]
+        return torch.stack(asked).any(0).tolist() if asked else []
 
     def _captured_fit(self, batch: PairBatch) -> MaskFit | None:
         """The fit of a batch after all its steps, made as a CUDA graph, or None where it cannot be one."""

@@ -49,7 +49,7 @@ function choose() {
   const words = filter.value.toLowerCase().split(/\s+/)
   const value = orders[sort.value]
   shown = data.pairs.filter(pair => {
-    const text = `${pair.title ?? pair.text} ${pair.id}`.toLowerCase()
+    const text = `${pair.title} ${pair.id}`.toLowerCase()
     return (!verdict.value || pair.verdict === verdict.value) && words.every(word => text.includes(word))
   })
   if (value) {
@@ -87,7 +87,7 @@ function row(place) {
   const strongest = (pair.words ?? []).reduce((best, word) => (word[2] > best[2] ? word : best), ['', '', 0])[0]
   const made = element('div', { class: 'row', role: 'option', style: `top:${place * ROW}px`, 'data-place': place },
     canvas,
-    element('div', { title: pair.title ?? pair.text }, element('p', {}, pair.title ?? pair.text),
+    element('div', { title: pair.title }, element('p', {}, pair.title),
       pair.error ? element('small', { class: 'bad' }, pair.error)
         : element('small', {}, pair.id + (strongest ? ` · ${strongest}` : ''))),
     found)
@@ -181,7 +181,7 @@ function show(pair) {
   const parts = Object.entries(orders).filter(([name, value]) => value && !metrics.includes(name) && value(pair) !== null)
   const through = [['image', pair.imageScore], ['text', pair.textScore]].filter(([, value]) => value !== null)
   document.getElementById('pair').replaceChildren(
-    element('h1', {}, (pair.title ?? pair.text) || pair.id),
+    element('h1', {}, pair.title || pair.id),
     element('small', {}, [pair.id, pair.source].filter(Boolean).join(' · ')),
     pair.error ? element('p', { class: 'bad' }, pair.error) : says(pair),
     element('p', {}, [

@@ -152,7 +152,8 @@ def _bad_pair(pair: BadPair) -> dict[str, Any]:
     nothing: dict[str, Any] = dict.fromkeys(("score", "imageScore", "textScore", "map", "words", "picture", "settings"))
     empty: dict[str, Any] = {"metrics": {}, "history": {}, "special": "", "frames": [], "end": "", "truncated": False}
     empty |= {"verdict": "bad", "headline": "", "doubtful": []}
-    return nothing | empty | {"id": pair.id, "source": pair.source, "text": pair.text, "error": pair.error}
+    said = {"id": pair.id, "source": pair.source, "text": pair.text, "title": pair.text, "error": pair.error}
+    return nothing | empty | said
 
 
 def _pair(
