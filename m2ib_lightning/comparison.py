@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, Trainer
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.callbacks.score_writer import CONTROLS, ScoreWriter
 from m2ib_lightning.data import PairDataModule
+from m2ib_lightning.errors import UnsuitedModel
 from m2ib_lightning.evaluation import Comparison, Protocol, standard_metrics
 from m2ib_lightning.files import replacing
 from m2ib_lightning.methods import AttributionMethod
@@ -34,7 +35,8 @@ def compare(
 ) -> Comparison:
     """Explain and score the same pairs by each method, and by random, centre and uniform maps.
 
-    The same call goes on where a killed one stopped; what another comparison has left in the folder is refused.
+    The same call goes on where a killed one stopped; what another comparison has left in the folder is refused. A
+    method that cannot explain models of this kind is left out, with a warning, unless there is no other.
 
     Args:
         methods: The methods, called by their classes, or by labels of yours where they are a mapping. Those that name
@@ -49,6 +51,7 @@ def compare(
         accelerator: What the Trainer computes on: "auto", "cpu", "gpu".
 
     Raises:
+        UnsuitedModel: None of the methods can explain the model.
         ValueError: Two methods have one label, the models differ, or the folder holds another comparison.
 
     Example:
@@ -60,7 +63,7 @@ def compare(
     labelled = _with_controls(_labelled(methods))
     folder, measured = Path(folder), list(standard_metrics() if metrics is None else metrics)
     protocol = protocol or Protocol()
-    frames = []
+    frames, left_out = [], dict[str, UnsuitedModel]()
     for label, method in labelled.items():
         writer = ScoreWriter(folder / label, measured, protocol, controls=False, show=False)
         shown = list(progress(label))
@@ -76,8 +79,16 @@ def compare(
                 enable_progress_bar=bool(shown),
                 default_root_dir=folder,
             )
-            trainer.test(method, datamodule=data, verbose=False)
+            try:
+                trainer.test(method, datamodule=data, verbose=False)
+            except UnsuitedModel as problem:
+                left_out[label] = problem
+                continue
         frames.append(writer.comparison().frame.assign(method=label))
+    for label, problem in left_out.items():
+        if all(other in left_out or labelled[other].control for other in labelled):
+            raise problem
+        warnings.warn(f"{label} is left out. {problem}", stacklevel=2)
     whole = pd.concat(frames, ignore_index=True)
     with replacing(folder / "pairs.parquet") as unfinished:
         whole.to_parquet(unfinished)

@@ -13,6 +13,10 @@ class MissingExtra(RuntimeError):
     """An optional library is not installed. The message names it and the command that installs it."""
 
 
+class UnsuitedModel(ValueError):
+    """A method cannot explain models of this kind, whatever the pair. The message says why and the remedy."""
+
+
 class StoreError(OSError):
     """A folder of results cannot be read or written. The message names the file or folder and the remedy."""
 

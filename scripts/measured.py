@@ -33,6 +33,20 @@ FIVE = (rendered.OURS, "M2IB-released", "Chefer-cosine", "KernelSHAP", "RandomMa
 KINDS = ("plain", "two_of_four", "twice", "small", "clutter", "relation", "attribute")
 
 PLACES = "PointingGame,RelevanceMassAccuracy,RelevanceRankAccuracy,TokenAUROC,TokenMassAccuracy"
+MODELS = ("embedded", "outputs/models/clip-12x320", "outputs/models/siglip-12x320")
+WITH_A_GRADIENT = (
+    "M2IB",
+    "NIB",
+    "GradCAM",
+    "Saliency",
+    "SmoothGrad",
+    "IntegratedGradients",
+    "Chefer",
+    "AttentionRollout",
+    "GradECLIP",
+    "LeGrad",
+    "Occlusion",
+)
 EXAM = f"--metrics=[{PLACES}] --data.scene_seed 60000 --data.scene_kind"
 
 TABLES = [
@@ -69,6 +83,18 @@ TABLES = [
         rendered.absent_table,
     ),
     Table("exam", MEASUREMENTS, {"hard": compare(f"{EXAM} hard", 40)}, rendered.exam_table),
+    *(
+        Table(
+            f"models-{kind}",
+            MEASUREMENTS,
+            {
+                model.rpartition("/")[2]: compare(f"--backbone {model} {EXAM} {kind}", 40, WITH_A_GRADIENT)
+                for model in MODELS
+            },
+            rendered.models_table,
+        )
+        for kind in ("plain", "hard")
+    ),
     Table(
         "sanity",
         MEASUREMENTS,

@@ -73,14 +73,22 @@ def column(values: Sequence[float], digits: int, higher: bool) -> list[str]:
 def methods_table(
     runs: Sequence[dict[str, pd.DataFrame]], heads: Iterable[str], labels: Sequence[str] | None = None
 ) -> str:
-    """A row for each method and a column for each metric; several runs stand beside each other in a cell."""
-    labels = [label for label in labels or runs[0] if all(label in run for run in runs)]
+    """A row for each method and a column for each metric; several runs stand beside each other in a cell.
+
+    A method that a run has not has a dash there.
+    """
+    known = list(dict.fromkeys(label for run in runs for label in run))
+    labels = [label for label in labels or known if label in known]
+
+    def mean(run: dict[str, pd.DataFrame], label: str, name: str) -> float:
+        return float(run[label][name].mean()) if label in run else float("nan")
+
     columns = []
     for head in heads:
         metric, higher, digits = MEASURED[head]
-        parts = [column([run[label][metric].mean() for label in labels], digits, higher) for run in runs]
+        parts = [column([mean(run, label, metric) for label in labels], digits, higher) for run in runs]
         columns.append([" / ".join(cells) for cells in zip(*parts, strict=True)])
-    seconds = [np.mean([run[label]["seconds"].mean() for run in runs]) for label in labels]
+    seconds = [np.nanmean([mean(run, label, "seconds") for run in runs]) for label in labels]
     columns.append([number(value, 2) for value in seconds])
     names = [f"**{label}**" if label == OURS else label for label in labels]
     return markdown(["", *heads, "seconds a pair"], zip(names, *columns, strict=True))
@@ -132,6 +140,14 @@ def exam_table(files: Mapping[str, Path]) -> str:
         cells.append(f"**{number(mean, 2)}**" if round(mean, 2) == best else number(mean, 2))
     table = "\n".join(f"{row} {cell} |" for row, cell in zip(rows, cells, strict=True))
     return f"{table}\n\nM2IB against each other, paired:\n\n{standing(run, heads)}"
+
+
+def models_table(files: Mapping[str, Path]) -> str:
+    """Several models side by side in each cell, and how M2IB stands on each."""
+    runs = {name: scores(path) for name, path in files.items()}
+    table = methods_table(list(runs.values()), FIRST_THREE)
+    said = [f"{name}, M2IB against each other, paired:\n\n{standing(run, FIRST_THREE)}" for name, run in runs.items()]
+    return "\n\n".join([table, *said])
 
 
 def absent_table(files: Mapping[str, Path]) -> str:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from m2ib_lightning.backbones.attention import keys_and_values_made
+from m2ib_lightning.errors import UnsuitedModel
 from m2ib_lightning.methods.objective import Objective
 
 
@@ -75,10 +76,10 @@ def attended(
     """`scaled_dot_product_attention` with its weights, which require a gradient where gradients are on.
 
     Raises:
-        ValueError: Dropout or grouped queries are asked for.
+        UnsuitedModel: Dropout or grouped queries are asked for.
     """
     if dropout_p or enable_gqa:
-        raise ValueError("Expected attention without dropout and grouped queries. Remedy: choose another method.")
+        raise UnsuitedModel("Expected attention without dropout and grouped queries. Remedy: choose another method.")
     logits = einsum(query, key, "b heads q d, b heads l d -> b heads q l")
     logits = logits * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
     if is_causal:
@@ -95,19 +96,19 @@ def attention_of(objective: Objective) -> tuple[Tensor, list[Attended]]:
     """The cosine similarities (b,) of the clean pairs and what each block of the tower attended to, in order.
 
     Raises:
-        ValueError: The tower has no read-out token, or does not attend once in each block.
+        UnsuitedModel: The tower has no read-out token, or does not attend once in each block.
     """
     with AttentionRecord() as record:
         score = objective.of_states(
             rearrange(objective.hidden.states, "b l d -> 1 b l d"), objective.hidden, "embeddings"
         )[0]
     if objective.hidden.read is None:
-        raise ValueError(
+        raise UnsuitedModel(
             f"Expected the {objective.modality} tower's head to read one token, whose attention this method takes, "
             f"but it reads {objective.tower.reads}. Remedy: choose a method that does not look at attention, or LeGrad."
         )
     if len(record.calls) != objective.tower.depth:
-        raise ValueError(
+        raise UnsuitedModel(
             f"Expected a {objective.modality} tower that attends once in each of its {objective.tower.depth} blocks "
             f"and whose head reads one token, but it attended {len(record.calls)} times. "
             "Remedy: choose a method that does not look at attention."

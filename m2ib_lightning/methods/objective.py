@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from m2ib_lightning.backbones import Backbone
+from m2ib_lightning.errors import UnsuitedModel
 from m2ib_lightning.losses import along
 from m2ib_lightning.types import HiddenStates, Layer, Modality, PairBatch
 
@@ -213,12 +214,12 @@ def token_table(backbone: Backbone, batch: PairBatch) -> Tensor:
     """(V, d) the embeddings of all tokens, as the model looks up those of a batch; no gradient.
 
     Raises:
-        ValueError: It does not look them up in one `torch.nn.Embedding`.
+        UnsuitedModel: It does not look them up in one `torch.nn.Embedding`.
     """
     with torch.no_grad(), _TokenEmbeddings(batch.input_ids, None) as mode:
         backbone.text.prefix(batch, "embeddings")
     if mode.table is None:
-        raise ValueError(
+        raise UnsuitedModel(
             "Expected a text tower that looks its tokens up in one `torch.nn.Embedding` but saw no lookup. "
             "Remedy: explain phrases by `WithoutPhrase`."
         )
@@ -239,12 +240,12 @@ def token_embeddings(ids: Tensor, other: Tensor | None = None) -> Iterator[list[
         A list that holds the model's own embeddings when it is left.
 
     Raises:
-        ValueError: The model did not look them up exactly once.
+        UnsuitedModel: The model did not look them up exactly once.
     """
     with (mode := _TokenEmbeddings(ids, other)):
         yield mode.found
     if len(mode.found) != 1:
-        raise ValueError(
+        raise UnsuitedModel(
             f"Expected a text tower that looks its tokens up in one `torch.nn.Embedding` but saw {len(mode.found)} "
             "lookups. Remedy: explain the image only (modalities: [image])."
         )

@@ -10,12 +10,14 @@ from lightning.pytorch.loggers import CSVLogger
 from m2ib_lightning import M2IB, AttributionStore, PairDataModule, compare, load_backbone
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.callbacks import ScoreWriter
+from m2ib_lightning.errors import UnsuitedModel
 from m2ib_lightning.evaluation import Evaluator, Protocol
 from m2ib_lightning.files import UNFINISHED
 from m2ib_lightning.methods import Chefer, GradCAM, IntegratedGradients, Occlusion, RandomMap
 from m2ib_lightning.metrics import ConfidenceDrop, PointingGame, TokenAUROC
 from m2ib_lightning.store import StoreError
 from m2ib_lightning.store.lock import FolderLock
+from tests.checkpoints import random_siglip
 from tests.evaluation.scenes import scene_pairs
 
 CONTROLS = ["RandomMap", "CentrePrior", "UniformMap"]
@@ -182,3 +184,13 @@ def test_text_alone_has_no_values_of_the_image(embedded, tmp_path):
     found = compare([GradCAM(embedded, modalities=["text"])], scenes(1), tmp_path, protocol=Protocol(steps=2))
     row = found.frame.set_index("method").loc["GradCAM"]
     assert all(np.isnan(row[m.name]) == (m.modality == "image") for m in found.metrics)
+
+
+def test_a_method_that_cannot_explain_the_model_is_left_out_and_said(tmp_path):
+    siglip = load_backbone(str(random_siglip(tmp_path / "siglip")))
+    methods = [Chefer(siglip), GradCAM(siglip)]
+    with pytest.warns(UserWarning, match=r"Chefer is left out\. Expected .*token.*Remedy"):
+        found = compare(methods, scenes(2), tmp_path / "both", [PointingGame()])
+    assert found.methods == [*CONTROLS, "GradCAM"]
+    with pytest.raises(UnsuitedModel, match="Remedy"):
+        compare([Chefer(siglip)], scenes(2), tmp_path / "alone", [PointingGame()])

@@ -83,6 +83,8 @@ def run(parser: OneLineParser, config: Namespace) -> None:
         methods, data, folder, metrics, Protocol(name=made.protocol), precision,
         lambda label: [PairProgress(label)], made.accelerator,
     )  # fmt: skip
+    if against not in found.methods:  # left out, as `compare` has said
+        against = next(label for label in labels if label in found.methods)
     console = Console()
     for table in comparison_tables(found, console.width) + difference_tables(found, against, console.width):
         console.print(table)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.backbones.transformer import TransformerTower
+from m2ib_lightning.errors import UnsuitedModel
 from m2ib_lightning.losses import along
 from m2ib_lightning.methods.attention import AttentionRecord
 from m2ib_lightning.methods.baselines.base import Baseline
@@ -60,11 +61,11 @@ def block_scores(objective: Objective) -> tuple[list[Tensor], list[Tensor]]:
     """Behind each block, s_l (b,) and the block's attention weights (b, heads, q, l), all tokens as queries.
 
     Raises:
-        ValueError: The tower is no stack of transformer blocks that attend once each.
+        UnsuitedModel: The tower is no stack of transformer blocks that attend once each.
     """
     tower, hidden = objective.tower, objective.hidden
     if not isinstance(tower, TransformerTower):
-        raise ValueError(
+        raise UnsuitedModel(
             f"Expected a transformer as {objective.modality} tower for LeGrad but got {type(tower).__name__}. "
             "Remedy: choose a method that does not look at attention."
         )
@@ -78,7 +79,7 @@ def block_scores(objective: Objective) -> tuple[list[Tensor], list[Tensor]]:
         pooled = states if hidden.read is None else mean
         scores.append(along(tower.head(pooled, hidden.valid), objective.target))
     if len(weights) != len(scores):
-        raise ValueError(
+        raise UnsuitedModel(
             f"Expected one attention in each of {len(scores)} blocks but saw {len(weights)}. "
             "Remedy: choose a method that does not look at attention."
         )
