@@ -115,7 +115,7 @@ class InformationBottleneck(nn.Module):
         if hidden.read is not None and read_out != "bottleneck":
             rows = torch.arange(len(states), device=states.device)
             mean = repeat(prior.read_mean, "d -> b d", b=len(states))
-            held = mean if read_out == "mean" else states[rows, hidden.read]
+            held = mean.clone() if read_out == "mean" else states[rows, hidden.read]
             is_open[rows, hidden.read] = False
         self.read = hidden.read
         for name, value in (

@@ -75,7 +75,8 @@ def ways(backbone: Backbone, batch: PairBatch, device: str) -> Iterator[Way]:
         yield of(kind, low)
     yield of(M2IB, low, steps=STEPS, noise_samples=4, lr=1.0, initial_alpha=5.0)
     if device == "cuda":
-        yield of(M2IB, low, graphs=True)
+        yield of(M2IB, low, compile=True)
+        yield of(M2IB, low, graphs=False)
         yield of(M2IB, "float32")
     if len(batch.tokens) == 1 and hasattr(backbone.model, "visual_projection"):
         yield "released way", "float32", lambda: released_way(backbone, batch)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -14,36 +11,6 @@ from torch.nn import functional as F
 
 SLOPE = 1.702
 """QuickGELU is x sigmoid(1.702 x) = silu(u) / 1.702 with u = 1.702 x, and its derivative in x is silu'(u)."""
-
-
-_kept: ContextVar[dict[tuple[Any, ...], Tensor] | None] = ContextVar("kept", default=None)
-
-
-@contextmanager
-def casts_kept() -> Iterator[object]:
-    """While it is open, a frozen weight is brought to a lower precision once, not whenever it is used.
-
-    It yields what was brought there, for whoever must keep it alive.
-
-    No weight may be changed meanwhile.
-    """
-    kept = _kept.get()
-    token = _kept.set(kept := {} if kept is None else kept)
-    try:
-        yield kept
-    finally:
-        _kept.reset(token)
-
-
-def in_precision(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """A frozen weight, or part of one, in a precision; see `casts_kept`."""
-    kept = None if torch.compiler.is_compiling() else _kept.get()
-    if weight.dtype == dtype or kept is None or weight.requires_grad:
-        return weight.to(dtype)
-    place = (weight.data_ptr(), weight.shape, weight.stride(), weight.device, dtype)
-    if place not in kept:
-        kept[place] = weight.to(dtype)
-    return kept[place]
 
 
 def run_linear(layer: Any, x: Tensor) -> Tensor:
@@ -61,7 +28,7 @@ def run_linear(layer: Any, x: Tensor) -> Tensor:
     frozen = type(layer) is nn.Linear and not layer.weight.requires_grad
     if torch.compiler.is_compiling() or not frozen or not _has_onednn(dtype, x):
         return layer(x)
-    weight, bias = (None if w is None else in_precision(w, dtype) for w in (layer.weight, layer.bias))
+    weight, bias = (None if w is None else w.to(dtype) for w in (layer.weight, layer.bias))
     with torch.autocast(x.device.type, enabled=False):
         product: Tensor = _FrozenLinear.apply(x.to(dtype).flatten(0, -2), weight, bias)
     return product.view(*x.shape[:-1], -1)
@@ -80,7 +47,7 @@ def run_mlp(mlp: Any, x: Tensor) -> Tensor:
     if torch.compiler.is_compiling() or not _is_frozen_quick_gelu(mlp):
         return mlp(x)
     dtype = _precision(x)
-    weights = (in_precision(weight, dtype) for layer in (mlp.fc1, mlp.fc2) for weight in (layer.weight, layer.bias))
+    weights = (weight.to(dtype) for layer in (mlp.fc1, mlp.fc2) for weight in (layer.weight, layer.bias))
     with torch.autocast(x.device.type, enabled=False):
         flat: Tensor = _FrozenMLP.apply(x.to(dtype).flatten(0, -2), *weights)
     return flat.view(x.shape)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from m2ib_lightning.backbones.frozen import casts_kept
 from m2ib_lightning.losses import MovingTerm
 from m2ib_lightning.methods.mask_fit import MaskFit
 from m2ib_lightning.methods.stopping import Stopping
@@ -18,6 +17,9 @@ from m2ib_lightning.types import MODALITIES, Modality, PairBatch
 
 TEXT_MULTIPLE = 8
 """Texts are padded to a multiple of so many tokens, so that batches share graphs."""
+
+GRAPHS_KEPT = 8
+"""Shapes of batches whose graphs, and the memory that they compute in, are kept."""
 
 
 class FixedNoise:
@@ -62,9 +64,8 @@ class CapturedSteps:
         self.made = torch.zeros((), dtype=torch.long, device=self.noise.device)
         self.last: dict[str, Tensor] = {}
         self._replay: Callable[[], None] = self._step
-        with casts_kept() as self._casts:  # a graph reads them where they are
-            if graph:
-                self._replay = self._record()
+        if graph:
+            self._replay = self._record()
 
     def run(self, new: MaskFit, steps: int) -> MaskFit:
         """Make all steps of a fresh fit of the same shape.
@@ -122,7 +123,10 @@ class CapturedSteps:
         """Copy another fit to where this one is, and open all masks."""
         fit = self.fit
         if new is not fit:
-            fit.batch, fit.grids = new.batch, new.grids
+            for given, other in zip(_given(fit), _given(new), strict=True):
+                given.copy_(other)
+            targets, weights = fit.batch.targets, fit.batch.weights
+            fit.batch, fit.grids = new.batch._replace(targets=targets, weights=weights), new.grids
             for modality in MODALITIES:
                 fit.clean[modality].copy_(new.clean[modality])
                 for place, value in zip(fit.hidden[modality], new.hidden[modality], strict=True):
@@ -155,15 +159,22 @@ def shape_of(fit: MaskFit) -> Hashable:
     device = fit.clean["image"].device.type
     precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     shapes = tuple(tuple(fit.hidden[m].states.shape) for m in MODALITIES)
+    aims = tuple(fit.batch.targets or ()), fit.batch.weights is not None
     grids = fit.grids["image"] or []
-    return shapes, tuple(grids[:1]) if len(set(grids)) == 1 else None, precision, fit.noise_chunk
+    return shapes, aims, tuple(grids[:1]) if len(set(grids)) == 1 else None, precision, fit.noise_chunk
+
+
+def _given(fit: MaskFit) -> list[Tensor]:
+    """What a step reads of a batch beside its clean pairs: targets, and what compression weighs."""
+    weights = [] if fit.batch.weights is None else [fit.batch.weights]
+    return [*(fit.batch.targets or {}).values(), *weights]
 
 
 def can_be_captured(fit: MaskFit, optimizer: torch.optim.Optimizer) -> bool:
-    """Whether a fit's steps can be a graph: on a GPU, an optimiser that can, fixed weights, no targets."""
+    """Whether a fit's steps can be a graph: on a GPU, an optimiser that can, fixed weights, nothing taken off."""
     moving = any(isinstance(term, MovingTerm) for term, _ in fit.terms.values())
     capturable = all("capturable" in group for group in optimizer.param_groups)
-    return fit.clean["image"].device.type == "cuda" and capturable and not moving and fit.batch.targets is None
+    return fit.clean["image"].device.type == "cuda" and capturable and not moving and type(fit) is MaskFit
 
 
 def pad_texts(batch: PairBatch, longest: int) -> PairBatch:
@@ -181,10 +192,11 @@ def pad_texts(batch: PairBatch, longest: int) -> PairBatch:
     return batch._replace(input_ids=ids, attention_mask=mask)
 
 
-def fill_batch(batch: PairBatch, pairs: int) -> PairBatch:
-    """The batch with its last pair repeated until there are so many; those are computed for nothing."""
+def fill_batch(batch: PairBatch) -> PairBatch:
+    """The batch with its last pair repeated up to the next power of two; those are computed for nothing."""
     count = len(batch.tokens)
-    return batch if count >= pairs else batch.keep([*range(count), *[count - 1] * (pairs - count)])
+    more = (1 << (count - 1).bit_length()) - count
+    return batch.keep([*range(count), *[count - 1] * more]) if more else batch
 
 
 @contextlib.contextmanager

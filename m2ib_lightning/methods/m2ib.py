@@ -14,12 +14,19 @@ from torch import nn
 
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
-from m2ib_lightning.backbones.frozen import casts_kept
+from m2ib_lightning.backbones.suffixes import Suffixes
 from m2ib_lightning.bottleneck import INITIAL_ALPHA, NoiseBank, ReadOut
 from m2ib_lightning.checks import check_at_least, check_choice
 from m2ib_lightning.losses import Compression, JointTerm, LossTerm, Relevance
 from m2ib_lightning.methods.base import AttributionMethod, as_attributions
-from m2ib_lightning.methods.captured import CapturedSteps, can_be_captured, fill_batch, pad_texts, shape_of
+from m2ib_lightning.methods.captured import (
+    GRAPHS_KEPT,
+    CapturedSteps,
+    can_be_captured,
+    fill_batch,
+    pad_texts,
+    shape_of,
+)
 from m2ib_lightning.methods.embed_alone import embed_alone
 from m2ib_lightning.methods.mask_fit import MaskFit, TowerSetting
 from m2ib_lightning.methods.mismatched import match_scores
@@ -93,10 +100,11 @@ class M2IB(AttributionMethod):
         noise_chunk: Noise samples computed at once, to bound memory; by default what keeps the device busy. It changes
             no result, and is halved where memory runs out.
         antithetic: Whether half of the noise samples are the other half negated.
-        compile: Whether the towers behind the bottleneck go through `torch.compile`, which takes a minute once. On a
-            processor it is slower after that as well.
-        graphs: Whether a GPU replays a step that was recorded once. Experimental: on a processor the same code gives
-            the same bits, on a GPU it has not been shown to pay yet.
+        compile: Whether blocks of the towers go through `torch.compile`, which takes a minute once and seconds from its
+            cache; for many pairs on a GPU. On a processor it is slower after that as well.
+        graphs: Whether a GPU, from the second batch of a shape on, replays a step that was recorded once, and so waits
+            for nothing between its kernels. Texts and batches are padded to a few sizes for it. Fits with `keep`, a
+            `reader`, terms that move or maps less their opposite are computed step by step, as on a processor.
         seed: Seed of the noise.
         thresholds: Where the verdict on a map begins to speak against it, for example {"image_left": 0.7}; see
             `verdict.Thresholds` for their names and defaults.
@@ -131,7 +139,7 @@ class M2IB(AttributionMethod):
         noise_chunk: int | None = None,
         antithetic: bool = True,
         compile: bool = False,
-        graphs: bool = False,
+        graphs: bool = True,
         seed: int = 0,
         thresholds: dict[str, float] | None = None,
     ) -> None:
@@ -163,8 +171,8 @@ class M2IB(AttributionMethod):
         self.noise, self.compile_towers = NoiseBank(seed, noise_samples, antithetic), compile
         self.fits = nn.ModuleList()
         self.graphs = graphs
+        self._seen: set[Hashable] = set()
         self._captured: dict[Hashable, CapturedSteps] = {}
-        self._pairs = 0
         self.towers: dict[Modality, TowerSetting] = {}
 
     @torch.inference_mode(False)  # what is made here takes part in gradients
@@ -184,11 +192,10 @@ class M2IB(AttributionMethod):
             found = priors or find_priors(backbone, self.prior, layers)
             for term in self._terms:
                 term.prepare(partial(embed_alone, backbone))
+            suffixes = Suffixes(backbone, self.compile_towers)
             for m in self.modalities:
-                suffix = backbone.tower(m).suffix
-                suffix = torch.compile(suffix) if self.compile_towers else suffix
                 self.towers[m] = TowerSetting(
-                    layers[m], self.betas[m], found[m], self.read_out, self.initial_alpha, suffix
+                    layers[m], self.betas[m], found[m], self.read_out, self.initial_alpha, partial(suffixes, m)
                 )
             if self.reader is not None:
                 self.reader.check(self.setting, {m: tower.prior for m, tower in self.towers.items()})
@@ -234,7 +241,7 @@ class M2IB(AttributionMethod):
         opposed = self._opposed(batch)
         if any(opposed) and not all(opposed):
             return self._attribute_apart(batch, opposed)
-        with gradients(), casts_kept():
+        with gradients():
             on_gpu = self._captured_fit(batch)
             if on_gpu is not None:
                 return self.results(on_gpu)[: len(batch.tokens)]
@@ -282,23 +289,32 @@ class M2IB(AttributionMethod):
         if self.reader is not None:  # a graph opens its masks alike
             return None
         text = self.prepare().text
-        whole = fill_batch(batch if text.reads_padding else pad_texts(batch, text.length), self._pairs)
-        fit = self.new_fit(whole)
-        self._pairs = max(self._pairs, fit.pairs)
-        shape = shape_of(fit)
-        if shape not in self._captured:
-            optimizer = self.new_optimizer(fit.parameters())
-            if not can_be_captured(fit, optimizer):
-                return None
+        fit = self.new_fit(fill_batch(batch if text.reads_padding else pad_texts(batch, text.length)))
+        optimizer = self.new_optimizer(fit.parameters())
+        if not can_be_captured(fit, optimizer):
+            return None
+        if (shape := shape_of(fit)) not in self._seen:  # what comes once is not worth a record
+            self._seen.add(shape)
+            return None
+        try:
+            return self._captured_steps(shape, fit, optimizer).run(fit, self.steps)
+        except (RuntimeError, torch.AcceleratorError) as problem:
+            self.graphs = False
+            self._captured.clear()
+            warnings.warn(f"A step cannot be a CUDA graph ({problem}); going on without.", stacklevel=2)
+            return None
+
+    def _captured_steps(self, shape: Hashable, fit: MaskFit, optimizer: torch.optim.Optimizer) -> CapturedSteps:
+        """The steps of fits of this shape; those of the shape that was used the longest ago are forgotten."""
+        steps = self._captured.pop(shape, None)
+        if steps is None:
+            if len(self._captured) >= GRAPHS_KEPT:
+                self._captured.pop(next(iter(self._captured)))
             for group in optimizer.param_groups:
                 group["capturable"] = True
-            try:
-                self._captured[shape] = CapturedSteps(fit, optimizer)
-            except (RuntimeError, torch.AcceleratorError) as problem:
-                self.graphs = False
-                warnings.warn(f"A step cannot be a CUDA graph ({problem}); going on without.", stacklevel=2)
-                return None
-        return self._captured[shape].run(fit, self.steps)
+            steps = CapturedSteps(fit, optimizer)
+        self._captured[shape] = steps
+        return steps
 
     def results(self, fit: MaskFit, running: str = "max_steps") -> list[Attribution]:
         """Attributions from the masks as they are now.

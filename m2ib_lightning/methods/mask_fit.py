@@ -31,7 +31,7 @@ TOKENS = {"cpu": 2048, "cuda": 65536}
 
 
 Suffix = Callable[[Tensor, HiddenStates, Layer], Tensor]
-"""`Tower.suffix`, or what stands for it."""
+"""`Tower.suffix` in float32, see `Suffixes`."""
 
 AnyOptimizer = torch.optim.Optimizer | LightningOptimizer
 """An optimiser, or one that Lightning has wrapped."""
@@ -46,7 +46,7 @@ class TowerSetting(NamedTuple):
         prior: What noise is drawn from.
         read_out: What becomes of the token that the head reads.
         start: Logit that its masks start from.
-        suffix: The part of the tower behind the bottleneck, perhaps compiled.
+        suffix: The part of the tower behind the bottleneck, as a fit runs it.
     """
 
     layer: Layer
@@ -142,7 +142,7 @@ class MaskFit(nn.Module):
             found, noise = torch.zeros_like(lambda_), self.noise(0, modality, tower.length, tower.width, lambda_.device)
             for part in noise.split(self._chunk()):
                 embedding = self.towers[modality].suffix(bottleneck(part, lambda_), hidden, self.towers[modality].layer)
-                relevance = along(embedding.float(), self.target(modality)).sum() * _loss_scale(lambda_.device)
+                relevance = along(embedding, self.target(modality)).sum() * _loss_scale(lambda_.device)
                 found += torch.autograd.grad(relevance, lambda_)[0].float()
         return found
 
@@ -322,7 +322,7 @@ class MaskFit(nn.Module):
             open=bottleneck.open,
             content=bottleneck.open & ~hidden.special,
             grid=grids[0] if grids and len(set(grids)) == 1 else None,
-            embedding=self.towers[modality].suffix(z, hidden, self.towers[modality].layer).float(),
+            embedding=self.towers[modality].suffix(z, hidden, self.towers[modality].layer),
             clean=self.clean[modality],
             other=self.clean["text" if modality == "image" else "image"],
             target=self.target(modality),
@@ -391,7 +391,7 @@ class MaskFit(nn.Module):
             for noise in self.noise(step, modality, tower.length, tower.width, alpha.device).split(self._chunk()):
                 z = bottleneck(noise, lambda_)
                 embedding = self.towers[modality].suffix(z, hidden, self.towers[modality].layer)
-                left.append(along(embedding.float(), self.target(modality)))
+                left.append(along(embedding, self.target(modality)))
         return Held.of_samples(alpha, torch.cat(left))
 
     @torch.no_grad()

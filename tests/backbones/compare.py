@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from m2ib_lightning.backbones import Backbone
+from m2ib_lightning.backbones.suffixes import Suffixes
 from m2ib_lightning.types import Layer, Modality
 
 TEXTS = ["a cat", "a photo of a dog and an umbrella", "look, a key near a star"]
@@ -120,3 +121,24 @@ def _as_tokens(value: Tensor, valid: Tensor) -> Tensor:
     tokens = value.flatten(2).transpose(1, 2) if value.ndim == 4 else value
     # The library pads longer than we do.
     return tokens[:, : valid.shape[1]][valid]
+
+
+def behind(
+    backbone: Backbone,
+    modality: Modality,
+    suffixes: Suffixes | None = None,
+    layer: Layer = 0,
+    autocast: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Embeddings of two samples behind a layer and the gradient of a weighted sum of them; by the tower by default."""
+    hidden = backbone.tower(modality).prefix(backbone.preprocess(pictures(), TEXTS), layer)
+    states = torch.stack([hidden.states, 0.5 * hidden.states]).requires_grad_()
+    with torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
+        if suffixes is None:
+            embedding = backbone.tower(modality).suffix(states, hidden, layer)
+        else:
+            embedding = suffixes(modality, states, hidden, layer)
+    weight = torch.randn(embedding.shape, generator=torch.Generator().manual_seed(0))
+    (embedding * weight).sum().backward()
+    assert states.grad is not None
+    return embedding.detach(), states.grad

@@ -10,9 +10,10 @@ from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
 from m2ib_lightning import explain
 from m2ib_lightning.backbones import Backbone, load_backbone
+from m2ib_lightning.backbones.suffixes import Suffixes
 from m2ib_lightning.errors import MissingExtra
 from m2ib_lightning.methods.priors import default_layer
-from tests.backbones.compare import TEXTS, compare, library_features, pictures
+from tests.backbones.compare import TEXTS, behind, compare, library_features, pictures
 from tests.checkpoints import CHECKPOINTS
 
 RESIZABLE = sorted(set(CHECKPOINTS) - {"siglip2"})
@@ -52,6 +53,24 @@ def test_samples_are_computed_apart(backbone):
         other = hidden.states + 0.1 * torch.randn_like(hidden.states)
         both = tower.suffix(torch.stack([hidden.states, other]), hidden, 0)
         torch.testing.assert_close(both[1], tower.suffix(other[None], hidden, 0)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_a_copy_in_bfloat16_gives_nearly_the_same_embeddings_and_gradients(backbone, modality):
+    found = behind(backbone, modality, Suffixes(backbone), autocast=torch.bfloat16)
+    for low, exact in zip(found, behind(backbone, modality), strict=True):
+        assert low.dtype == torch.float32 and not torch.equal(low, exact)
+        assert (low - exact).norm() < 0.1 * exact.norm()
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_blocks_of_a_kind_share_compiled_code_and_keep_their_own_weights(backbone, modality, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or function)
+    found = behind(backbone, modality, Suffixes(backbone, compiled=True))
+    assert len(compiled) == 1
+    for ours, exact in zip(found, behind(backbone, modality), strict=True):
+        torch.testing.assert_close(ours, exact, rtol=1e-4, atol=1e-6)
 
 
 def test_the_model_is_as_it_was_after_an_explanation(backbone):

@@ -6,7 +6,7 @@ from transformers import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPMLP
 
 from m2ib_lightning.backbones import frozen
-from m2ib_lightning.backbones.frozen import casts_kept, in_precision, run_linear, run_mlp
+from m2ib_lightning.backbones.frozen import run_linear, run_mlp
 
 
 @pytest.fixture
@@ -65,25 +65,6 @@ def test_a_layer_in_training_gets_its_gradient_and_autocast_its_precision():
         assert run_linear(layer.requires_grad_(False), torch.randn(2, 6)).dtype == torch.bfloat16
 
 
-def test_a_weight_is_cast_once_while_casts_are_kept():
-    layer = torch.nn.Linear(6, 4).requires_grad_(False)
-    with casts_kept():
-        first = in_precision(layer.weight, torch.bfloat16)
-        with casts_kept():
-            assert in_precision(layer.weight, torch.bfloat16) is first
-        assert in_precision(layer.weight[:2], torch.bfloat16).shape == (2, 6)
-        assert in_precision(layer.weight, torch.float32) is layer.weight
-    layer.weight.mul_(2)
-    torch.testing.assert_close(in_precision(layer.weight, torch.bfloat16), 2 * first)
-
-
-def test_a_weight_in_training_is_cast_with_its_gradient():
-    layer = torch.nn.Linear(6, 4)
-    with casts_kept():
-        in_precision(layer.weight, torch.bfloat16).sum().backward()
-    assert layer.weight.grad is not None
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_where_onednn_has_no_products_torch_computes_the_same(mlp, dtype, monkeypatch):
     monkeypatch.setattr(frozen, "_has_onednn", lambda *_: False)
@@ -91,11 +72,3 @@ def test_where_onednn_has_no_products_torch_computes_the_same(mlp, dtype, monkey
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         for run, part in ((run_mlp, mlp), (run_linear, mlp.fc1)):
             torch.testing.assert_close(run(part, x), part(x), rtol=0.02, atol=0.02)
-
-
-def test_a_weight_in_training_is_cast_anew_when_it_has_changed():
-    weight = torch.nn.Parameter(torch.randn(4, 6))
-    with casts_kept(), torch.no_grad():
-        first = in_precision(weight, torch.bfloat16)
-        weight.mul_(2)
-        torch.testing.assert_close(in_precision(weight, torch.bfloat16), 2 * first)

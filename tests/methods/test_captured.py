@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from m2ib_lightning.backbones import Backbone, load_backbone
 from m2ib_lightning.data import make_scene
@@ -43,8 +45,8 @@ def test_a_replayed_step_gives_the_plain_steps_numbers_for_every_batch(embedded,
 def test_padding_of_texts_and_of_a_batch_changes_no_pair(embedded):
     method, pairs = M2IB(embedded, noise_samples=2, steps=4), scene_pairs(3)
     plain = embedded.preprocess_pairs(pairs)
-    padded = fill_batch(pad_texts(plain, embedded.text.length), 5)
-    assert padded.input_ids.shape[1] % 8 == 0 and len(padded.tokens) == 5
+    padded = fill_batch(pad_texts(plain, embedded.text.length))
+    assert padded.input_ids.shape[1] % 8 == 0 and len(padded.tokens) == 4
     for a, b in zip(method.attribute(padded)[:3], method.attribute(plain), strict=True):
         assert a.tokens == b.tokens
         assert_same_maps(a, b)
@@ -69,3 +71,78 @@ def test_a_pair_that_diverges_is_held_as_it_was(embedded):
     done = steps.run(fit, 3)
     assert done.stopping.reason.tolist() == [3, 0] and done.stopping.updates.tolist() == [0, 3]
     assert float(done.bottleneck("image").alpha[0].min()) == method.initial_alpha
+
+
+@pytest.mark.parametrize(("pairs", "filled"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8)])
+def test_a_batch_is_filled_up_to_a_power_of_two_with_its_last_pair(embedded, pairs, filled):
+    found = fill_batch(embedded.preprocess_pairs(scene_pairs(pairs)))
+    assert [pair.id for pair in found.pairs] == [*map(str, range(pairs)), *[str(pairs - 1)] * (filled - pairs)]
+
+
+@pytest.mark.parametrize("read_out", ["mean", "clean"])
+def test_what_a_graph_reads_lies_in_memory_of_its_own(embedded, read_out):
+    """Another batch is copied there; a view that repeats one row would hold one value for all pairs."""
+    fit = M2IB(embedded, read_out=read_out).new_fit(embedded.preprocess_pairs(scene_pairs(3)))
+    read = [*fit.clean.values(), *(t for m in ("image", "text") for t in fit.hidden[m] if t is not None)]
+    read += [t for m in ("image", "text") for t in fit.bottleneck(m).buffers() if t is not None]
+    assert all(t.untyped_storage().nbytes() >= t.nbytes and 0 not in t.stride() for t in read)
+
+
+class Reads(TorchDispatchMode):
+    """The tensors that operations read and that none of them has made: by operation, where they lie and how."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found, self._made = [], []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        made = {tensor.untyped_storage().data_ptr() for tensor in self._made}
+        for tensor in tree_leaves((args, kwargs or {})):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in made:
+                self.found.append((str(func), tensor.data_ptr(), tensor.shape, tensor.stride()))
+        inside = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs or {})) if torch.is_tensor(t)}
+        self._made += [  # kept, so that nothing else is put in its place
+            t for t in tree_leaves(out) if torch.is_tensor(t) and t.untyped_storage().data_ptr() not in inside
+        ]
+        return out
+
+
+@pytest.mark.parametrize("against", ["each other", "targets"])
+@pytest.mark.parametrize("read_out", ["mean", "clean"])
+def test_a_step_reads_each_batch_where_it_read_the_first(embedded, against, read_out):
+    """A graph replays the operations of the first batch on its memory, so another batch must have been put there."""
+    method, pairs = M2IB(embedded, noise_samples=2, steps=2, tolerance=None, read_out=read_out), scene_pairs(4)
+    batches = [pad_texts(embedded.preprocess_pairs(some), embedded.text.length) for some in (pairs[:2], pairs[2:])]
+    if against == "targets":
+        batches = [batch._replace(**_aims(batch, seed)) for seed, batch in enumerate(batches)]
+    fits = [method.new_fit(batch) for batch in batches]
+    steps = CapturedSteps(fits[0], method.new_optimizer(fits[0].parameters()), graph=False)
+    steps.run(fits[0], 2)
+    read = []
+    for fit in fits:
+        steps._load(fit)
+        steps.noise.fill(0)
+        with Reads() as reads:
+            steps._step()
+        read.append(reads.found)
+    assert len(read[0]) > 100 and read[0] == read[1]
+
+
+def test_batches_against_targets_share_a_replayed_step(embedded):
+    method, pairs = M2IB(embedded, noise_samples=2, steps=3, tolerance=None), scene_pairs(6)
+    first, second = (embedded.preprocess_pairs(some) for some in (pairs[:3], pairs[3:]))
+    aimed = [batch._replace(**_aims(batch, seed)) for seed, batch in enumerate((first, second))]
+    fits = [method.new_fit(batch) for batch in aimed]
+    steps = CapturedSteps(fits[0], method.new_optimizer(fits[0].parameters()), graph=False)
+    steps.run(fits[0], 3)
+    for a, b in zip(method.results(steps.run(fits[1], 3)), method.attribute(aimed[1]), strict=True):
+        assert_same_maps(a, b, tolerance=0.0)
+        assert np.array_equal(a.history["loss/total"], b.history["loss/total"])
+
+
+def _aims(batch, seed):
+    generator = torch.Generator().manual_seed(seed)
+    count = len(batch.tokens)
+    direction = torch.nn.functional.normalize(torch.randn(count, 128, generator=generator), dim=-1)
+    return {"targets": {"image": direction}, "weights": torch.rand(count, generator=generator) + 0.5}
