@@ -7,13 +7,14 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from benchmark import STEPS, Floor, explaining, own_peak_memory, random_clip, released_way, scenes, timed
+from benchmark import Floor, explaining, own_peak_memory, random_clip, released_way, scenes, timed
 from lightning.pytorch import Trainer
 from PIL import Image
 from rich.console import Console
@@ -32,13 +33,13 @@ from m2ib_lightning.precision import precision_on
 from m2ib_lightning.store import Provenance
 from m2ib_lightning.types import PairBatch
 
-MODELS = ("ViT-B/32", "ViT-B/16", "ViT-L/14", "SigLIP 2 B/16")
+MODELS = ("ViT-B/32", "ViT-L/14", "SigLIP 2 B/16", "ViT-B/16")
 PEERS = ("GradECLIP", "LeGrad", "Chefer")
 DISTINCT = 32
 """Scenes that are drawn; larger batches repeat them."""
 
-Way = tuple[str, str, Callable[[], Any]]
-"""What is timed: its name, its precision, and a call."""
+Way = tuple[str, str, Callable[[PairBatch], Any]]
+"""What is timed: its name, its precision, and what explains a batch."""
 
 
 def model_of(name: str, device: str) -> Backbone:
@@ -60,60 +61,71 @@ def batch_of(backbone: Backbone, size: int) -> PairBatch:
     return batch._replace(pairs=tuple(pair._replace(id=str(i)) for i, pair in enumerate(batch.pairs)))
 
 
-def ways(backbone: Backbone, batch: PairBatch, device: str) -> Iterator[Way]:
-    """What is timed of a batch, the most telling first."""
-    low = "bf16" if device == "cuda" else "float32"
-    peers = {name: getattr(methods, name) for name in PEERS}
+def ways(backbone: Backbone, device: str, compiled: bool) -> list[Way]:
+    """What is timed on a model, the most telling first; each explains batches of any size.
 
-    def of(kind: type[AttributionMethod], precision: str, **arguments: Any) -> Way:
+    Args:
+        backbone: The model that is explained.
+        device: Where it is.
+        compiled: Whether compiled towers are timed as well, which takes most of a minute.
+    """
+    on_gpu = device == "cuda"
+    low = "bf16" if on_gpu else "float32"
+
+    def of(kind: type[AttributionMethod], precision: str = low, **arguments: Any) -> Way:
         method = kind(backbone, **arguments)
         shown = ", ".join([kind.__name__, *(f"{name} {value}" for name, value in arguments.items())])
-        return shown, precision, lambda: autocast(method, batch, precision)
+        return shown, precision, partial(autocast, method, precision=precision)
 
-    yield of(M2IB, low)
-    for kind in peers.values():
-        yield of(kind, low)
-    yield of(M2IB, low, steps=STEPS, noise_samples=4, lr=1.0, initial_alpha=5.0)
-    if device == "cuda":
-        yield of(M2IB, low, compile=True)
-        yield of(M2IB, low, graphs=False)
-        yield of(M2IB, "float32")
-    if len(batch.tokens) == 1 and hasattr(backbone.model, "visual_projection"):
-        yield "released way", "float32", lambda: released_way(backbone, batch)
+    four: dict[str, Any] = {"noise_samples": 4}
+    found = [of(M2IB), of(M2IB, **four)]
+    found += [of(M2IB, compile=True), of(M2IB, compile=True, **four)] if compiled else []
+    found += [of(getattr(methods, name)) for name in PEERS]
+    return found + ([of(M2IB, graphs=False), of(M2IB, "float32")] if on_gpu else [])
 
 
-def autocast(method: AttributionMethod, batch: PairBatch, precision: str) -> None:
+def autocast(method: AttributionMethod, batch: PairBatch, *, precision: str) -> None:
     """Explain a batch in a precision."""
     with torch.autocast(batch.pixel_values.device.type, torch.bfloat16, enabled=precision == "bf16"):
         method.attribute(batch)
 
 
 def throughput(models: Sequence[str], sizes: Sequence[int], device: str, until: float) -> list[dict[str, Any]]:
-    """Rows of each model, batch and way; what would begin after `until` is left out and said to be."""
+    """Rows of each model, batch and way; what would begin after `until` is left out and said to be.
+
+    The first model is measured with all sizes, compiled on a GPU, the others with the largest below 512.
+    """
     rows: list[dict[str, Any]] = []
-    for name in models:
+    for place, name in enumerate(models):
         if time.monotonic() > until:
             rows.append({"model": name, "pairs": "", "way": "left out: no time"})
             continue
-        backbone = model_of(name, device)
-        for size in sizes:
+        backbone, first = model_of(name, device), place == 0
+        timed_ways = ways(backbone, device, compiled=first and device == "cuda")
+        for size in sizes if first else [max((size for size in sizes if size < 512), default=sizes[0])]:
             batch = batch_of(backbone, size)
-            for way, precision, run in ways(backbone, batch, device):
+            for way, precision, run in timed_ways:
                 row: dict[str, Any] = {"model": name, "pairs": size, "way": way, "precision": precision}
-                rows.append(row | (_timed(run, size, device) if time.monotonic() < until else {"note": "no time"}))
+                rows.append(row | _timed(partial(run, batch), size, device, until))
+                print(*rows[-1].values(), flush=True)
+            if size == 1 and hasattr(backbone.model, "visual_projection"):
+                row = {"model": name, "pairs": 1, "way": "released way", "precision": "float32"}
+                rows.append(row | _timed(partial(released_way, backbone, batch), 1, device, until))
             if time.monotonic() < until:
                 rows.append({"model": name, "pairs": size, "way": "floor of M2IB", **_floor(backbone, batch, device)})
-        del backbone
+        del backbone, timed_ways
     return rows
 
 
-def _timed(run: Callable[[], Any], size: int, device: str) -> dict[str, Any]:
-    """The median of up to five, after one that settles everything; memory is that one's."""
+def _timed(run: Callable[[], Any], size: int, device: str, until: float) -> dict[str, Any]:
+    """The median of up to five, after two that settle everything (a GPU records its steps in the second)."""
+    if time.monotonic() > until:
+        return {"note": "no time"}
     try:
-        began = time.monotonic()
+        run()
         peak = own_peak_memory(run, device)
-        count = 1 + 4 * (time.monotonic() - began < 2)
-        seconds = statistics.median(timed(run) for _ in range(count))
+        once = timed(run)
+        seconds = statistics.median([once, *(timed(run) for _ in range(4 if once < 1 else 0))])
     except (ValueError, RuntimeError) as problem:  # a method that this model has not, or a batch too large
         return {"note": str(problem).splitlines()[0][:60]}
     return {"seconds": seconds, "pairs_per_second": size / seconds, "peak_mb": peak}
@@ -143,13 +155,14 @@ def end_to_end(name: str, pairs: int, batch_size: int, device: str) -> dict[str,
     read = [read_pair(reference) for reference in some]
     inputs = backbone.preprocess_pairs(read)
     kind = "bf16" if precision == "bf16-mixed" else "float32"
-    autocast(method, inputs, kind)
+    for _ in range(2):  # a GPU records its steps in the second
+        autocast(method, inputs, precision=kind)
     store, made = AttributionStore(folder / "store"), Provenance("", "", {})
     found = method.attribute(inputs)
     parts = {
         "read": timed(lambda: [read_pair(reference) for reference in some]),
         "preprocess": timed(lambda: backbone.read_pairs(read)),
-        "fit": timed(lambda: autocast(method, inputs, kind)),
+        "fit": timed(lambda: autocast(method, inputs, precision=kind)),
         "write": timed(lambda: store.append(found, made)),
     }
     data = PairDataModule(image=files, text=texts, batch_size=batch_size)

@@ -66,7 +66,7 @@ class PairDataModule(LightningDataModule):
             one is there too), or hard (all of it and more, see `hard_scenes`).
         batch_size: Pairs that are explained at once. Does not change the result.
         num_workers: Processes that read pairs ahead, and preprocess them for `predict`; 0 leaves that to the main one.
-            By default 0, and for `predict` on a GPU up to 8.
+            By default 0, and for `predict` on a GPU up to 16.
         on_error: Whether `predict` records a pair that cannot be read (a `BadPair` in its batch) and goes on, or stops.
         max_pixels: Image files of more are reduced while they are read where their format allows it (JPEG); others are
             bad pairs.
@@ -268,8 +268,8 @@ def pair_data(trainer: Trainer) -> PairDataModule | None:
 
 
 def _spare_processors() -> int:
-    """Up to 8 beside the one that keeps the GPU busy."""
-    return min(8, len(os.sched_getaffinity(0)) - 1)
+    """Up to 16 beside the one that keeps the GPU busy: a pair takes one of them 10 ms, and the GPU below 1."""
+    return min(16, len(os.sched_getaffinity(0)) - 1)
 
 
 def _check_choice(**arguments: object) -> None:

@@ -96,7 +96,8 @@ class CapturedSteps:
                 self._step()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph), _uncached_autocast():
+        # Another thread pins the batches that workers read; where that ends the recording, a replay was seen to crash.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"), _uncached_autocast():
             self._step()
         return graph.replay
 
