@@ -85,10 +85,10 @@ def compare(
                 left_out[label] = problem
                 continue
         frames.append(writer.comparison().frame.assign(method=label))
-    for label, problem in left_out.items():
+    for label, reason in left_out.items():
         if all(other in left_out or labelled[other].control for other in labelled):
-            raise problem
-        warnings.warn(f"{label} is left out. {problem}", stacklevel=2)
+            raise reason
+        warnings.warn(f"{label} is left out. {reason}", stacklevel=2)
     whole = pd.concat(frames, ignore_index=True)
     with replacing(folder / "pairs.parquet") as unfinished:
         whole.to_parquet(unfinished)
