@@ -15,7 +15,6 @@ from m2ib_lightning.methods import M2IB
 from m2ib_lightning.methods.m2ib import BETAS
 from m2ib_lightning.methods.mask_fit import MaskFit
 from m2ib_lightning.methods.objective import gradients
-from m2ib_lightning.methods.opposed_fit import OpposedFit
 from m2ib_lightning.parts import find_spans
 from m2ib_lightning.phrases import add_parts, aimed, explain_phrases, strongest_phrases
 from m2ib_lightning.types import Asked, Pair, Span
@@ -139,16 +138,13 @@ class Explainer:
         fits are of two kinds.
         """
         fit, method = found.fit, self.method(knobs)
-        masks = [{m: one.bottleneck(m).alpha.detach().clone() for m in one.towers} for one in _fits(fit)]
+        masks = fit.masks()
         if found.knobs.image_layer == knobs.image_layer and fit.batch.opposed is None:
-            fit.towers, fit.keep = dict(method.towers), method.keep
-            fit.restart()
+            fit.set_up(method.towers, method.keep)
         else:
             with self.lock:
                 fit = method.new_fit(fit.batch)
-        for one, held in zip(_fits(fit), masks, strict=False):  # with `keep` there is no opposite
-            for modality, alpha in held.items():
-                one.bottleneck(modality).alpha.data = 1.5 + alpha / 4
+        fit.put_masks([{modality: 1.5 + alpha / 4 for modality, alpha in each.items()} for each in masks])
         yield from self._steps(fit, method, knobs, WARM_STEPS, watched=False)
         fit.restart()
         yield from self._steps(fit, method, knobs, watched=False)
@@ -188,11 +184,6 @@ class Explainer:
             asked = tuple(pair._replace(asked=pair.asked._replace(phrases="auto")) for pair in fit.batch.pairs)
             (found,) = add_parts(method, fit.batch._replace(pairs=asked), results)
         yield Explained(found, knobs, fit, exact=True)
-
-
-def _fits(fit: MaskFit) -> list[MaskFit]:
-    """A fit, and that for the opposite if there is one."""
-    return [fit, fit.opposite] if isinstance(fit, OpposedFit) else [fit]
 
 
 def _said_phrases(a: Attribution) -> str | list[str | Span]:

@@ -373,6 +373,20 @@ class MaskFit(nn.Module):
         )
         self._put_to_start()
 
+    def set_up(self, towers: Mapping[Modality, TowerSetting], keep: float | None) -> None:
+        """`restart` with other settings of the same towers at the same layers."""
+        self.towers, self.keep = {modality: towers[modality] for modality in self.towers}, keep
+        self.restart()
+
+    def masks(self) -> list[dict[Modality, Tensor]]:
+        """Copies of the mask logits, (B, L, D) by tower, of each set of masks that the fit has."""
+        return [{modality: self.bottleneck(modality).alpha.detach().clone() for modality in self.towers}]
+
+    def put_masks(self, masks: Sequence[Mapping[Modality, Tensor]]) -> None:
+        """Go on from masks as `masks` gives them; a set that this fit has not is passed over."""
+        for modality, alpha in masks[0].items():
+            self.bottleneck(modality).alpha.data = alpha
+
     @torch.no_grad()
     def held(self) -> dict[Modality, Held]:
         """The masks that are the result with `keep`, after one step or more; empty without. The fit is not changed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from einops import rearrange
@@ -53,6 +53,16 @@ class OpposedFit(MaskFit):
         """As of `MaskFit`, of both."""
         super().restart()
         self.opposite.restart()
+
+    def masks(self) -> list[dict[Modality, Tensor]]:
+        """As of `MaskFit`, those for -t behind those for t."""
+        return super().masks() + self.opposite.masks()
+
+    def put_masks(self, masks: Sequence[Mapping[Modality, Tensor]]) -> None:
+        """As of `MaskFit`, of both where both are given."""
+        super().put_masks(masks[:1])
+        if masks[1:]:
+            self.opposite.put_masks(masks[1:])
 
     def keep_rows(self, rows: Tensor, optimizer: Optimizer) -> None:
         """As of `MaskFit`, of both."""
