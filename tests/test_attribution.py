@@ -53,6 +53,11 @@ def test_what_the_model_did_not_see_is_zero():
     assert (heat[:, :10] == 0).all() and (heat[:, 30:] == 0).all() and (heat[:, 10:30] == 1).all()
 
 
+def test_a_faint_map_is_shown_as_a_strong_one_is():
+    faint = attribution(image_map=attribution().image_map / 1000)
+    np.testing.assert_allclose(faint.heatmap((9, 9)), attribution().heatmap((9, 9)), atol=1e-6)
+
+
 def test_a_map_by_patches_shows_each_patch_with_its_own_value():
     heat = attribution().heatmap((4, 6), style="patch")
     expected = np.array([[0, 1], [2, 8]], np.float32).repeat(2, 0).repeat(3, 1) / 8

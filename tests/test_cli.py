@@ -112,6 +112,14 @@ def test_early_stopping_ends_a_fit_and_is_reported(tmp_path):
     assert (result.steps, result.stop_reason) == (1, "converged")
 
 
+@pytest.mark.parametrize(("keep", "steps"), [("null", 3), ("0.9", 6)])
+def test_a_fit_that_gets_no_better_ends_after_the_patience_of_the_method_unless_a_share_is_kept(keep, steps, tmp_path):
+    never_better = ["--early_stopping.min_delta=1e6", "--model.patience=2", "--model.tolerance=null"]
+    fast = ["--model.noise_samples=2", "--trainer.enable_progress_bar=false", f"--output={tmp_path}"]
+    main(["fit", "--data.scenes=1", f"--model.keep={keep}", *never_better, "--model.steps=6", *fast])
+    assert [a.steps for a in AttributionStore(tmp_path / "attributions")] == [steps]
+
+
 def test_a_share_can_be_kept_and_no_rise_of_the_loss_ends_that_fit(tmp_path):
     fast = ["--model.noise_samples=2", "--trainer.enable_progress_bar=false", f"--output={tmp_path}"]
     main(["fit", "--data.scenes=1", "--model.keep=0.9", "--model.patience=1", "--model.steps=8", *fast])

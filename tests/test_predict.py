@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -231,6 +233,21 @@ def run(*arguments: str, **keywords) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.parametrize(
+    ("rank", "launcher", "goes_on"),
+    [(1, "lives", True), (1, "was killed", False), (0, "was killed", True)],  # a shell that has ended ends nothing
+)
+def test_a_process_goes_on_while_its_launcher_lives(rank, launcher, goes_on, tmp_path, monkeypatch):
+    writer, taken = PredictionWriter(tmp_path), []
+    writer.writer = SimpleNamespace(add=lambda results, _: taken.extend(results))
+    if launcher == "was killed":
+        monkeypatch.setattr(os, "getppid", lambda: 1)
+    outcome = nullcontext() if goes_on else pytest.raises(SystemExit)
+    with outcome as ended:
+        writer.on_predict_batch_end(SimpleNamespace(local_rank=rank, global_rank=rank), None, ["a result"], [], 0)
+    assert taken == ["a result"] and (goes_on or ended.value.code == 0)
+
+
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(undisturbed, tmp_path):
     done = run(*COMMAND, "--trainer.devices=2", f"--output={tmp_path}")
@@ -366,6 +383,12 @@ def test_a_pair_whose_picture_could_not_be_drawn_is_not_done(tmp_path, monkeypat
 def test_a_part_is_written_when_its_time_has_come(tmp_path):
     main([*COMMAND, "--part_seconds=0", f"--output={tmp_path}"])
     assert len(store(tmp_path).parts) == 6 and len(store(tmp_path)) == 24
+
+
+@pytest.mark.parametrize("given", [{"part_pairs": 0}, {"part_seconds": -1.0}])
+def test_parts_of_no_pair_or_from_before_the_run_are_refused(given, tmp_path):
+    with pytest.raises(ValueError, match=r"`part_pairs` from 1 and `part_seconds` from 0 but got .* Remedy: "):
+        PredictionWriter(tmp_path, **given)
 
 
 @pytest.mark.slow

@@ -432,6 +432,13 @@ def test_an_argument_that_only_one_of_two_runs_has_is_a_difference_unless_it_say
     assert differences(old, {"model": {"steps": 10, "keep": None}}) == []
 
 
+def test_differences_are_shown_as_json_and_words_without_quotes_unless_there_are_none():
+    there, now = {"keep": True, "of": ["a"], "name": ""}, {"keep": None, "of": ["a", 1], "name": "b c"}
+    assert differences(there, now) == [
+        "keep: true there, null now", 'of: ["a"] there, ["a", 1] now', 'name: "" there, b c now',
+    ]  # fmt: skip
+
+
 def test_many_differences_are_not_all_named(tmp_path):
     there, now = ({"model": {f"a{i}": value for i in range(9)}} for value in (0, 1))
     with pytest.raises(ValueError, match=r"model\.a5: 0 there, 1 now; and 3 more\)"):

@@ -103,3 +103,7 @@ def test_punctuation_inside_a_token_is_part_of_its_span_whether_the_token_has_it
 
 def test_spaces_on_both_sides_of_a_token_are_no_part_of_its_span():
     assert tidy_spans("a cat  sat", [(0, 2), (1, 7), (6, 10)]) == [(0, 1), (2, 5), (7, 10)]
+
+
+def test_a_space_after_the_last_word_is_at_the_end_of_the_text():
+    assert tidy_spans("cat ", [(0, 0), (0, 3), (3, 4), (0, 0)]) == [(0, 0), (0, 3), (4, 4), (0, 0)]

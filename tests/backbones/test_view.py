@@ -12,6 +12,7 @@ from m2ib_lightning.backbones import load_backbone
 from m2ib_lightning.backbones.openclip import OpenClipBackbone
 from m2ib_lightning.backbones.processing import Texts
 from m2ib_lightning.backbones.view import crop_to_ratio, trim, view_of, within
+from tests.checkpoints import CHECKPOINTS
 
 
 @settings(max_examples=40, deadline=None)
@@ -47,6 +48,12 @@ def test_the_view_is_where_the_processor_looks(width: int, height: int, seed: in
 def test_a_resize_to_a_given_size_sees_everything():
     processor = CLIPImageProcessorPil(size={"height": 32, "width": 32}, do_center_crop=False)
     assert view_of(processor, 50, 20) == (0.0, 0.0, 1.0, 1.0)
+
+
+def test_pictures_that_keep_their_proportions_are_seen_whole(tmp_path):
+    backbone = load_backbone(str(CHECKPOINTS["siglip2"](tmp_path)))
+    batch = backbone.preprocess([Image.new("RGB", (80, 20)), Image.new("RGB", (20, 80))], ["a cat", "a dog"])
+    assert batch.views == ((0, 0, 1, 1), (0, 0, 1, 1))
 
 
 @pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (8000, 40)])

@@ -10,15 +10,17 @@ from m2ib_lightning.data import PairDataModule
 from m2ib_lightning.methods import GradCAM
 
 
-def lines(capsys: pytest.CaptureFixture[str], verb: str, doing: str = "", show: bool = True) -> list[str]:
-    """What is left of the lines of a run over three scenes, batches of two, one of which is there already."""
+def lines(
+    capsys: pytest.CaptureFixture[str], verb: str, doing: str = "", show: bool = True, there: int = 1
+) -> list[str]:
+    """What is left of the lines of a run over four scenes, batches of two; of a prediction some are there already."""
     progress = PairProgress(doing)
     (progress.enable if show else progress.disable)()
     quiet = dict(logger=False, enable_checkpointing=False, enable_model_summary=False, accelerator="cpu")
     trainer = pl.Trainer(callbacks=[progress], **quiet)
     data = PairDataModule(scenes=4, batch_size=2)
     if verb == "predict":
-        data.skip = {"scene-000000"}
+        data.skip = {f"scene-00000{i}" for i in range(there)}
     getattr(trainer, verb)(GradCAM("embedded"), data)
     written = re.split(r"[\r\n]", capsys.readouterr().err)
     return [line for line in written if " of " in line and "pairs" in line]
@@ -44,3 +46,7 @@ def test_what_an_earlier_run_did_is_counted_from_the_start(capsys):
 
 def test_no_line_is_written_where_none_is_wanted(capsys):
     assert lines(capsys, "predict", show=False) == []
+
+
+def test_no_line_is_written_where_every_pair_is_there(capsys):
+    assert lines(capsys, "predict", there=4) == []

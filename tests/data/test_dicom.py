@@ -78,6 +78,12 @@ def test_the_window_is_that_of_the_standard(tmp_path: Path, tags: dict, expected
     assert np.add(shown, turned).tolist() == [255] * 5
 
 
+def test_a_window_of_ten_values_goes_from_black_to_white_over_ten(tmp_path: Path):
+    values = np.array([[4, 5, 6, 13, 14, 15]], dtype=np.uint16)
+    shown = grey(write(tmp_path / "a.dcm", values, WindowCenter=10, WindowWidth=10))
+    assert shown == [0, 0, round(255 / 9), round(8 * 255 / 9), 255, 255]
+
+
 def test_signed_values_and_colours_are_read(tmp_path: Path):
     signed = np.array([[-1000, 0, 1000]], dtype=np.int16)
     assert grey(write(tmp_path / "a.dcm", signed)) == [0, 128, 255]

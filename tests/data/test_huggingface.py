@@ -131,6 +131,20 @@ def test_a_folder_of_splits_is_read_by_split(tmp_path: Path):
     assert [pair.text for pair in read(f"hf:{tmp_path}:test").values()] == ["test"]
 
 
+def test_a_process_reads_files_of_its_own_only_where_there_are_enough_and_ids_tell_their_pairs_apart(tmp_path: Path):
+    for kind in ("named", "unnamed"):
+        (tmp_path / kind).mkdir()
+        for i in range(2):
+            rows = {"image": [f"{i}.png"] * 2, "text": ["x", "y"]} | (
+                {"id": [f"{i}a", f"{i}b"]} if kind == "named" else {}
+            )
+            pq.write_table(pa.table(rows), tmp_path / kind / f"train-0000{i}-of-00002.parquet")
+    named = HuggingFace(str(tmp_path / "named"), "train")
+    assert [[pair.id for pair in named.part(index, 2)] for index in range(2)] == [["0a", "0b"], ["1a", "1b"]]
+    assert named.part(0, 3) is None
+    assert HuggingFace(str(tmp_path / "unnamed"), "train").part(0, 2) is None
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

@@ -6,6 +6,7 @@ import json
 import os
 from operator import itemgetter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from m2ib_lightning.data import PairDataModule, PairReference, PairSource
 from m2ib_lightning.data.asked import ask_all
 from m2ib_lightning.data.ids import UNNAMED
 from m2ib_lightning.data.images import fingerprint
-from m2ib_lightning.data.loading import PairStream
+from m2ib_lightning.data.loading import PairStream, ReadPairs
 from m2ib_lightning.methods.baselines import CentrePrior
 from m2ib_lightning.types import BadPair, Pair
 from tests.methods.made import quiet_trainer
@@ -351,3 +352,10 @@ def test_workers_preprocess_what_the_main_process_would_and_record_what_the_mode
     ours, theirs = (sorted(some, key=itemgetter(0)) for some in (read[:6], read[6:]))
     for (name, pixels, tokens), other in zip(ours, theirs, strict=True):
         assert (name, tokens) == other[::2] and torch.equal(pixels, other[1])
+
+
+def test_what_a_model_reads_of_a_batch_is_pinned_and_nothing_where_no_pair_could_be_read():
+    bad = {"a": BadPair("a", "a cat", "", "gone")}
+    read = ReadPairs([bad["a"]], SimpleNamespace(pin_memory=lambda: "pinned"), bad).pin_memory()
+    assert read.inputs == "pinned" and list(read) == [bad["a"]] and read.bad == bad
+    assert ReadPairs([bad["a"]], None, bad).pin_memory().inputs is None

@@ -259,3 +259,9 @@ def test_a_tint_is_pillows_own_colouring_of_the_drawing_around_its_median_bright
     dark, pale = tuple(v // 5 for v in red), tuple((v + 255) // 2 for v in red)
     expected = ImageOps.colorize(Image.fromarray(around.astype(np.uint8)), dark, pale, mid=red)
     np.testing.assert_array_equal(np.asarray(tint(drawing, "red"))[..., :3], np.asarray(expected))
+
+
+def test_what_is_less_than_half_opaque_has_no_say_in_a_tint():
+    drawing = Image.new("RGBA", (10, 10), (0, 0, 0, 127))
+    drawing.paste((200, 200, 200, 255), (0, 0, 10, 4))
+    assert np.abs(np.asarray(tint(drawing, "red"), dtype=int)[0, 0, :3] - COLOURS["red"]).max() <= 2

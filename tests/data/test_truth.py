@@ -10,6 +10,7 @@ from PIL import Image
 
 from m2ib_lightning.backbones import load_backbone
 from m2ib_lightning.data import MaskFile, PairDataModule, PairReference, Polygon, RunLengths, TruthReference, read_pair
+from m2ib_lightning.data.images import MAX_PIXELS
 from m2ib_lightning.data.truth import draw
 from m2ib_lightning.types import Truth
 
@@ -58,6 +59,12 @@ def test_truth_is_drawn_in_the_pixels_of_the_file_also_where_the_picture_was_red
 def test_the_size_of_a_picture_that_cannot_be_is_refused_before_it_is_drawn():
     with pytest.raises(ValueError, match=r"of some size but got 4000000 x 3000000"):
         TruthReference([(0, 0, 1, 1)], size=(4_000_000, 3_000_000)).read(Image.new("L", (4, 3)), (4, 3), "a cat")
+
+
+def test_truth_is_drawn_on_no_more_than_eight_times_the_pixels_of_a_picture():
+    reference = TruthReference([(0, 0, 1, 1)], size=(8 * MAX_PIXELS + 8, 1))
+    with pytest.raises(ValueError, match=r"of some size but got 400000008 x 1"):
+        reference.read(Image.new("L", (4, 3)), (4, 3), "a cat")
 
 
 def test_run_lengths_go_down_the_columns():

@@ -9,6 +9,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -21,10 +22,10 @@ from m2ib_lightning.data import FirstPairs, ImageNetS, RefCOCO
 from m2ib_lightning.data.pairs import GivenPairs, read_pair
 from m2ib_lightning.data.truth import draw
 from m2ib_lightning.evaluation import published
-from m2ib_lightning.evaluation.published import load_table, table_names
+from m2ib_lightning.evaluation.published import load_table, speed, table_names
 from m2ib_lightning.methods import GradCAM, GradECLIP
 from tests.checkpoints import random_clip
-from tests.evaluation.formats import MAKE, picture
+from tests.evaluation.formats import MAKE, conceptual_captions, picture
 from tests.evaluation.hub import Hub
 
 QUICK = "legrad-imagenet-s"
@@ -56,6 +57,12 @@ def refused(capsys, *arguments: str) -> str:
     said = capsys.readouterr().err.strip().splitlines()
     assert left.value.code == 2 and len(said) == 1
     return said[0]
+
+
+def test_the_speed_of_a_machine_is_operations_in_a_second(monkeypatch):
+    clock = iter([0.0, 0.1, 0.2, 0.3, 0.4])  # at the start, and before each product and the end
+    monkeypatch.setattr(published, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert speed() == pytest.approx(3 * 2 * 1024 * 768 * 3072 / 0.4 / 1e12)
 
 
 def test_every_table_is_listed_and_has_a_small_copy(capsys):
@@ -136,6 +143,18 @@ def test_under_a_second_protocol_each_method_is_scored_by_its_own_maps(tmp_path,
         assert not np.array_equal(maps["corrected", "GradCAM"], maps["corrected", "GradECLIP"])
     rows = pd.read_csv(out / "reproduction.csv")
     assert set(rows[rows["published"].notna()]["protocol"]) == {"as_released"}
+
+
+def test_the_page_shows_the_first_four_pairs_and_slow_methods_wait_to_be_asked_for(tmp_path, model, monkeypatch):
+    table = load_table("nib-cc")
+    quick = load_table(QUICK).methods
+    one, slow = ({name: quick[name]} for name in ("GradCAM", "GradECLIP"))
+    few = replace(table, methods=one, slow=slow, metrics=table.metrics[:1])
+    monkeypatch.setattr(published, "load_table", lambda name: few)
+    conceptual_captions(tmp_path / "data", 6)
+    page = reproduce("nib-cc", tmp_path, model, "--pairs", "6") / "reproduction.html"
+    assert [i for i in range(6) if f"a dog near a tree {i}" in page.read_text()] == [0, 1, 2, 3]
+    assert "GradECLIP" not in set(pd.read_csv(page.with_name("reproduction.csv"))["method"])
 
 
 def test_a_killed_table_goes_on_and_explains_nothing_twice(tmp_path, model, monkeypatch):
@@ -220,6 +239,9 @@ def test_an_expression_of_refcoco_is_a_pair_with_the_outline_of_its_object(tmp_p
     ]
     mask = pairs[0].truth.mask
     assert mask.shape == (36, 48) and mask[7:15, 5:19].all() and not mask[:5].any() and not mask[18:].any()
+    for pair in pairs:  # all of an expression is what its object is called
+        (part,) = pair.truth.parts
+        assert part.span == (0, len(pair.text)) and (part.mask == pair.truth.mask).all()
 
 
 def test_pictures_of_imagenet_s_come_class_by_class_with_the_pixels_of_their_class_alone(tmp_path):

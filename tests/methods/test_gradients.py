@@ -53,6 +53,13 @@ def test_integrated_gradients_sum_to_the_fall_of_the_cosine(backbone, library, p
             assert float(found.sum()) == pytest.approx(float((f(x) - f(start)).detach()), abs=0.05)
 
 
+def test_integrated_gradients_take_a_few_places_at_a_time(backbone, pairs, monkeypatch):
+    objective, at_once = objectives(backbone, backbone.preprocess_pairs(pairs))["text"], []
+    monkeypatch.setattr(objective, "gradient", lambda x: (at_once.append(len(x) * x.shape[1]), x)[1])
+    IntegratedGradients(backbone, steps=50).relevance(objective)
+    assert at_once == [64, 64, 64, 8]
+
+
 def test_smooth_grad_is_the_mean_of_saliency_at_noisy_inputs(backbone, library, pairs):
     method = SmoothGrad(backbone, samples=3)
 

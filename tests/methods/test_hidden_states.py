@@ -39,6 +39,10 @@ def test_nib_is_the_sum_of_gradients_along_the_line_from_zero(backbone, library,
     assert_agrees(method, library, pairs, reference, tolerance=0.03)
 
 
+def test_nibs_own_layer_is_the_released_ninth_of_twelve_counted_as_an_input():
+    assert [NIB().default_layer(depth) for depth in (12, 1)] == [8, 0]
+
+
 def test_grad_cam_weighs_channels_by_their_mean_gradient(backbone, library, pairs):
     method = GradCAM(backbone)
 

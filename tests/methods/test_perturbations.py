@@ -9,6 +9,7 @@ import torch
 
 from m2ib_lightning.methods import RISE, KernelSHAP, Occlusion
 from m2ib_lightning.methods.baselines.kernel_shap import draw_coalitions, shapley, with_ends
+from m2ib_lightning.methods.baselines.occlusion import windows
 from m2ib_lightning.methods.baselines.rise import coarse_masks
 from m2ib_lightning.methods.objective import objectives
 from tests.methods.agreement import assert_agrees
@@ -75,11 +76,44 @@ def test_rise_is_the_mean_of_masks_weighed_by_their_scores(backbone, library, pa
     assert_agrees(method, library, pairs[:2], reference)
 
 
+def test_what_a_mask_hides_is_the_filling_and_what_it_shows_is_the_picture(backbone, pairs):
+    objective = objectives(backbone, backbone.preprocess_pairs(pairs))["image"]
+    masks = torch.stack([torch.full((1, *objective.grid), value) for value in (0.0, 0.25, 1.0)])
+    hidden, mixed, shown = objective.blend(masks, torch.tensor(7.0))
+    torch.testing.assert_close(hidden, torch.full_like(hidden, 7.0))
+    torch.testing.assert_close(mixed, 0.25 * objective.inputs + 0.75 * 7.0)
+    torch.testing.assert_close(shown, objective.inputs)
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_many_masked_copies_of_a_batch_are_embedded_a_few_at_a_time(modality, backbone, pairs, monkeypatch):
+    objective = objectives(backbone, backbone.preprocess_pairs(pairs))[modality]
+    tokens, width = objective.hidden.states.shape[1:]
+    at_once, fits = [], 2**21 // (len(pairs) * tokens * width)
+    monkeypatch.setattr(objective, "blend", lambda masks, fill: masks)
+    monkeypatch.setattr(objective, "embed", lambda masks: (at_once.append(len(masks)), masks)[1])
+    shape = objective.grid or (tokens,)
+    assert len(objective.masked_embeddings(torch.ones(2 * fits + 1, 1, *shape))) == 2 * fits + 1
+    assert at_once == [fits, fits, 1]
+
+
 def test_masks_of_rise_keep_their_share_and_have_no_border():
     masks = coarse_masks(500, (96, 90), 7, 0.5, torch.Generator().manual_seed(0))
     assert masks.shape == (500, 96, 90) and masks.min() >= 0 and masks.max() <= 1
     assert float(masks.mean()) == pytest.approx(0.5, abs=0.02)
     assert float((masks.mean(0) - 0.5).abs().max()) < 0.12
+
+
+def test_masks_of_rise_have_as_many_edges_along_one_side_as_along_the_other():
+    masks = coarse_masks(100, (70, 70), 7, 0.5, torch.Generator().manual_seed(0))
+    down, across = (float(masks.diff(dim=dim).abs().sum()) for dim in (1, 2))
+    assert down == pytest.approx(across, rel=0.1)
+
+
+def test_every_window_lies_within_the_grid_and_is_two_patches_wide_unless_told_otherwise():
+    found = windows((3, 4), Occlusion().window)
+    assert len(found) == 2 * 3 and (found.sum((1, 2)) == 2 * 2).all()
+    assert found.sum(0).tolist() == [[1, 2, 2, 1], [2, 4, 4, 2], [1, 2, 2, 1]]
 
 
 def exact(f, players):
@@ -107,6 +141,24 @@ def test_kernel_shap_over_all_coalitions_gives_shapley_values(backbone, library,
         f = library.cosine("text", batch)
         expected = exact(lambda cells, x=x, f=f: f(masked(x, cells, None)), len(x) - 2)
         np.testing.assert_allclose(result.text_map[1:-1], expected, atol=2e-4 * np.abs(expected).max() + 2e-6)
+
+
+def test_kernel_shap_of_a_small_game_is_exact():
+    torch.manual_seed(0)
+    a = torch.randn(4, 4)
+
+    def game(z):
+        return ((z @ a) * z).sum(-1)
+
+    coalitions, weights = draw_coalitions(4, 14, seed=0)
+    found = shapley(coalitions, weights, game(with_ends(coalitions))[:, None])[:, 0]
+    np.testing.assert_allclose(found.numpy(), exact(game, 4), atol=1e-4)
+
+
+def test_no_coalition_that_is_drawn_is_empty_or_whole_and_each_comes_with_the_others():
+    coalitions, _ = draw_coalitions(12, 1000, seed=0)
+    assert coalitions.sum(1).unique().tolist() == list(range(1, 12))
+    torch.testing.assert_close(coalitions[:500], 1 - coalitions[500:])
 
 
 def test_kernel_shap_of_an_additive_game_with_few_samples_gives_the_summands():

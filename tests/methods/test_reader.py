@@ -13,6 +13,7 @@ from m2ib_lightning.methods import M2IB
 from m2ib_lightning.methods.reader import FILE, MaskReader, Size
 from m2ib_lightning.methods.reader_training import ReaderTraining, distances, fitted
 from tests.checkpoints import random_clip
+from tests.made import failure
 from tests.methods.made import assert_same_maps, quiet_trainer, scene_pairs
 
 TOWERS = ("image", "text")
@@ -68,6 +69,14 @@ def test_the_distance_is_nothing_from_the_masks_of_the_fit_and_counts_no_token_t
     assert all(value.item() == 0 for value in distances(module.reader, "image", own).values())
     off = distances(module.reader, "image", known._replace(alpha=read + 2))
     assert off["logits"].item() == pytest.approx(4, rel=1e-5) and off["nats"].item() > 0
+
+
+def test_the_scale_of_the_pull_changes_no_mask_that_is_read(embedded, tmp_path):
+    module = training(embedded, tmp_path)
+    known, reader = fitted(module.method, scene_pairs(2)), module.reader.eval()
+    for m in TOWERS:
+        read = reader(m, known[m].hidden, known[m].pull).detach()
+        torch.testing.assert_close(reader(m, known[m].hidden, 100 * known[m].pull).detach(), read, rtol=1e-4, atol=1e-4)
 
 
 def test_fits_are_made_once_and_only_for_the_same_pairs_and_setting(embedded, tmp_path):
@@ -172,6 +181,18 @@ def test_its_size_and_setting_are_in_its_file(embedded, saved):
     reader, method = MaskReader.load(saved), M2IB(embedded)
     method.prepare()
     assert reader.size == Size(32, 1) and reader.setting == method.setting
+
+
+@pytest.mark.parametrize(
+    ("scenes", "said"), [(4, "pairs beside the first 4, which are held out, but got 4"), (5, "goes on")]
+)
+def test_pairs_must_be_left_beside_those_that_are_held_out(scenes, said, tmp_path, capsys, monkeypatch):
+    def prepare(method):
+        raise ValueError("Expected a look at the pairs first, and it goes on. Remedy: none.")
+
+    monkeypatch.setattr(M2IB, "prepare", prepare)
+    options = [f"--data.scenes={scenes}", "--data.batch_size=4", f"--output={tmp_path}"]
+    assert said in failure(capsys, "train-reader", *options)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from m2ib_lightning import Attribution, AttributionStore
-from m2ib_lightning.callbacks.summary import print_totals
+from m2ib_lightning.callbacks.summary import print_table, print_totals
 from m2ib_lightning.errors import fail
 from m2ib_lightning.printable import printable
 from m2ib_lightning.report import results_table
@@ -130,3 +130,13 @@ def test_errors_and_bad_pairs_are_printed_without_what_steers_a_terminal(tmp_pat
     said = capsys.readouterr()
     assert r"a\x1b[2J: Expected \x9b a cat\u202e." in said.out and r"Expected a\x1b[2J but got \u202eb." in said.err
     assert "\x1b" not in said.out + said.err and "\u202e" not in said.out + said.err
+
+
+def test_a_run_shows_its_first_results_and_how_many_more_there_are_and_no_table_of_none(capsys):
+    print_table([attribution(), attribution()], 5)
+    said = capsys.readouterr().out
+    assert said.count("pair-1") == 2 and said.endswith("and 3 more pairs\n")
+    print_table([attribution()], 1)
+    assert "more pairs" not in capsys.readouterr().out
+    print_table([], 0)
+    assert capsys.readouterr().out == ""
