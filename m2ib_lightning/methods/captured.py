@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from m2ib_lightning.losses import MovingTerm
+from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.methods.mask_fit import MaskFit
 from m2ib_lightning.methods.stopping import Stopping
 from m2ib_lightning.types import MODALITIES, Modality, PairBatch
@@ -53,6 +53,9 @@ class CapturedSteps:
         fit: The first fit; it becomes the place where all others are made.
         optimizer: Of its masks. A graph needs one that is `capturable`, as Adam is.
         graph: Whether to record a CUDA graph; without, the same code runs eagerly, on any device.
+
+    Raises:
+        RuntimeError: The steps cannot be recorded.
     """
 
     def __init__(self, fit: MaskFit, optimizer: torch.optim.Optimizer, graph: bool = True) -> None:
@@ -88,6 +91,10 @@ class CapturedSteps:
 
     def _record(self) -> Callable[[], None]:
         """The step as a graph, after a few eager ones that let libraries settle."""
+        for group in self.optimizer.param_groups:
+            if "capturable" not in group:
+                raise RuntimeError(f"{type(self.optimizer).__name__} has no `capturable`")
+            group["capturable"] = True
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), _uncached_autocast(), warnings.catch_warnings():
@@ -155,27 +162,25 @@ class CapturedSteps:
         self.made.zero_()
 
 
-def shape_of(fit: MaskFit) -> Hashable:
-    """What two fits must have in common to share a graph."""
-    device = fit.clean["image"].device.type
+def shape_of(backbone: Backbone, batch: PairBatch) -> Hashable:
+    """What two batches must have in common to share a graph."""
+    device = backbone.device.type
     precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    shapes = tuple(tuple(fit.hidden[m].states.shape) for m in MODALITIES)
-    aims = tuple(fit.batch.targets or ()), fit.batch.weights is not None
-    grids = fit.grids["image"] or []
-    return shapes, aims, tuple(grids[:1]) if len(set(grids)) == 1 else None, precision, fit.noise_chunk
+    grids = set(backbone.image.grids(batch) or ())
+    return (
+        batch.pixel_values.shape,
+        batch.input_ids.shape,
+        tuple(batch.targets or ()),
+        batch.weights is not None,
+        grids.pop() if len(grids) == 1 else None,
+        precision,
+    )
 
 
 def _given(fit: MaskFit) -> list[Tensor]:
     """What a step reads of a batch beside its clean pairs: targets, and what compression weighs."""
     weights = [] if fit.batch.weights is None else [fit.batch.weights]
     return [*(fit.batch.targets or {}).values(), *weights]
-
-
-def can_be_captured(fit: MaskFit, optimizer: torch.optim.Optimizer) -> bool:
-    """Whether a fit's steps can be a graph: on a GPU, an optimiser that can, fixed weights, nothing taken off."""
-    moving = any(isinstance(term, MovingTerm) for term, _ in fit.terms.values())
-    capturable = all("capturable" in group for group in optimizer.param_groups)
-    return fit.clean["image"].device.type == "cuda" and capturable and not moving and type(fit) is MaskFit
 
 
 def pad_texts(batch: PairBatch, longest: int) -> PairBatch:

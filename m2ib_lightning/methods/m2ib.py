@@ -17,12 +17,11 @@ from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.backbones.suffixes import Suffixes
 from m2ib_lightning.bottleneck import INITIAL_ALPHA, NoiseBank, ReadOut
 from m2ib_lightning.checks import check_at_least, check_choice
-from m2ib_lightning.losses import Compression, JointTerm, LossTerm, Relevance
+from m2ib_lightning.losses import Compression, JointTerm, LossTerm, MovingTerm, Relevance
 from m2ib_lightning.methods.base import AttributionMethod, as_attributions
 from m2ib_lightning.methods.captured import (
     GRAPHS_KEPT,
     CapturedSteps,
-    can_be_captured,
     fill_batch,
     pad_texts,
     shape_of,
@@ -242,9 +241,9 @@ class M2IB(AttributionMethod):
         if any(opposed) and not all(opposed):
             return self._attribute_apart(batch, opposed)
         with gradients():
-            on_gpu = self._captured_fit(batch)
-            if on_gpu is not None:
-                return self.results(on_gpu)[: len(batch.tokens)]
+            replayed = self._replayed_fit(batch)
+            if replayed is not None:
+                return self.results(replayed)[: len(batch.tokens)]
             fit = self.new_fit(batch)
             optimizer = self.new_optimizer(fit.parameters())
             results: dict[int, Attribution] = {}
@@ -282,37 +281,37 @@ class M2IB(AttributionMethod):
         asked = [of for m, of in (batch.opposed or {}).items() if m in self.towers and self.keep is None]
         return torch.stack(asked).any(0).tolist() if asked else []
 
-    def _captured_fit(self, batch: PairBatch) -> MaskFit | None:
-        """The fit of a batch after all its steps, made as a CUDA graph, or None where it cannot be one."""
-        if self.prepare().device.type != "cuda" or not self.graphs or self.keep is not None:
-            return None
-        if self.reader is not None:  # a graph opens its masks alike
+    def _replays(self, batch: PairBatch) -> bool:
+        """Whether steps of such a batch may be a CUDA graph: on a GPU, with fixed weights and masks that open alike."""
+        moving = any(isinstance(term, MovingTerm) for term in self._terms)
+        asked = self.graphs and self.keep is None and self.reader is None and not moving
+        return asked and self.prepare().device.type == "cuda" and not any(self._opposed(batch))
+
+    def _replayed_fit(self, batch: PairBatch) -> MaskFit | None:
+        """The fit of a batch, perhaps filled up, after all its steps, made by a graph; None where there is none."""
+        if not self._replays(batch):
             return None
         text = self.prepare().text
-        fit = self.new_fit(fill_batch(batch if text.reads_padding else pad_texts(batch, text.length)))
-        optimizer = self.new_optimizer(fit.parameters())
-        if not can_be_captured(fit, optimizer):
-            return None
-        if (shape := shape_of(fit)) not in self._seen:  # what comes once is not worth a record
+        whole = fill_batch(batch if text.reads_padding else pad_texts(batch, text.length))
+        shape = shape_of(self.prepare(), whole)
+        if shape not in self._seen:  # what comes once is not worth a record
             self._seen.add(shape)
             return None
         try:
-            return self._captured_steps(shape, fit, optimizer).run(fit, self.steps)
+            return self._captured_steps(shape, fit := self.new_fit(whole)).run(fit, self.steps)
         except (RuntimeError, torch.AcceleratorError) as problem:
             self.graphs = False
             self._captured.clear()
             warnings.warn(f"A step cannot be a CUDA graph ({problem}); going on without.", stacklevel=2)
             return None
 
-    def _captured_steps(self, shape: Hashable, fit: MaskFit, optimizer: torch.optim.Optimizer) -> CapturedSteps:
+    def _captured_steps(self, shape: Hashable, fit: MaskFit) -> CapturedSteps:
         """The steps of fits of this shape; those of the shape that was used the longest ago are forgotten."""
         steps = self._captured.pop(shape, None)
         if steps is None:
             if len(self._captured) >= GRAPHS_KEPT:
                 self._captured.pop(next(iter(self._captured)))
-            for group in optimizer.param_groups:
-                group["capturable"] = True
-            steps = CapturedSteps(fit, optimizer)
+            steps = CapturedSteps(fit, self.new_optimizer(fit.parameters()))
         self._captured[shape] = steps
         return steps
 

@@ -8,7 +8,8 @@ from torch.utils._pytree import tree_leaves
 
 from m2ib_lightning.backbones import Backbone, load_backbone
 from m2ib_lightning.data import make_scene
-from m2ib_lightning.methods import M2IB
+from m2ib_lightning.losses import Relevance, ScheduledCompression
+from m2ib_lightning.methods import M2IB, m2ib
 from m2ib_lightning.methods.captured import CapturedSteps, fill_batch, pad_texts
 from tests.methods.test_m2ib import assert_same_maps, scene_pairs
 
@@ -146,3 +147,60 @@ def _aims(batch, seed):
     count = len(batch.tokens)
     direction = torch.nn.functional.normalize(torch.randn(count, 128, generator=generator), dim=-1)
     return {"targets": {"image": direction}, "weights": torch.rand(count, generator=generator) + 0.5}
+
+
+def test_from_the_second_batch_of_a_shape_on_steps_are_replayed_and_give_the_plain_results(embedded, monkeypatch):
+    made = []
+
+    def without_graph(*arguments):
+        made.append(CapturedSteps(*arguments, graph=False))
+        return made[-1]
+
+    monkeypatch.setattr(m2ib, "CapturedSteps", without_graph)
+    monkeypatch.setattr(M2IB, "_replays", lambda self, batch: True)
+    method, plain = (M2IB(embedded, noise_samples=2, steps=3, tolerance=None) for _ in range(2))
+    pairs = scene_pairs(12)
+    for first, recorded in ((0, 0), (3, 1), (6, 1)):  # seen, recorded, replayed
+        batch = embedded.preprocess_pairs(pairs[first : first + 3])
+        ours = method.attribute(batch)
+        assert len(made) == recorded
+        monkeypatch.setattr(M2IB, "_replays", lambda self, batch: False)
+        for a, b in zip(ours, plain.attribute(batch), strict=True):
+            assert a.id == b.id and a.tokens == b.tokens
+            assert_same_maps(a, b)
+        monkeypatch.setattr(M2IB, "_replays", lambda self, batch: True)
+    shapes = 1
+    for count in (1, 2, 5):  # three more shapes: the first is forgotten, and recorded anew
+        for _ in range(2):
+            method.attribute(embedded.preprocess_pairs(pairs[:count]))
+        shapes += 1
+        assert len(made) == shapes and len(method._captured) == min(shapes, 3)
+    method.attribute(embedded.preprocess_pairs(pairs[:3]))
+    assert len(made) == shapes + 1
+
+
+def test_steps_that_cannot_be_recorded_are_made_one_by_one_and_said_once(embedded, monkeypatch):
+    def fails(*arguments):
+        raise RuntimeError("its term waits for the GPU")
+
+    monkeypatch.setattr(m2ib, "CapturedSteps", fails)
+    monkeypatch.setattr(M2IB, "_replays", lambda self, batch: self.graphs)
+    method, batch = M2IB(embedded, noise_samples=2, steps=2), embedded.preprocess_pairs(scene_pairs(2))
+    before = method.attribute(batch)
+    with pytest.warns(UserWarning, match=r"cannot be a CUDA graph \(its term waits for the GPU\)"):
+        after = method.attribute(batch)
+    method.attribute(batch)
+    for a, b in zip(before, after, strict=True):
+        assert_same_maps(a, b, tolerance=0.0)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"graphs": False}, {"keep": 0.9}, {"loss_terms": [Relevance(), ScheduledCompression()]}]
+)
+def test_what_no_graph_can_hold_is_not_replayed_on_a_gpu(embedded, arguments, monkeypatch):
+    batch = embedded.preprocess_pairs(scene_pairs(1))
+    monkeypatch.setattr(type(embedded), "device", property(lambda self: torch.device("cuda")))
+    assert M2IB(embedded)._replays(batch)
+    assert not M2IB(embedded, **arguments)._replays(batch)
+    monkeypatch.undo()
+    assert not M2IB(embedded)._replays(batch), "nor on a processor"
