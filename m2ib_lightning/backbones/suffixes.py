@@ -101,7 +101,7 @@ class _WithWeights:
     """A block that runs by the code of its kind."""
 
     def __init__(self, block: Any, run: Callable[..., Tensor]) -> None:
-        self.layer, self.run = block.layer, run
+        self.run = run
         self.weights = dict(block.layer.named_parameters(prefix="layer"))
 
     def __call__(self, queries: Tensor, states: Tensor, mask: Tensor | None, causal: bool) -> Tensor:

@@ -241,7 +241,7 @@ class M2IB(AttributionMethod):
         if any(opposed) and not all(opposed):
             return self._attribute_apart(batch, opposed)
         with gradients():
-            replayed = self._replayed_fit(batch)
+            replayed = None if any(opposed) else self._replayed_fit(batch)
             if replayed is not None:
                 return self.results(replayed)[: len(batch.tokens)]
             fit = self.new_fit(batch)
@@ -281,15 +281,15 @@ class M2IB(AttributionMethod):
         asked = [of for m, of in (batch.opposed or {}).items() if m in self.towers and self.keep is None]
         return torch.stack(asked).any(0).tolist() if asked else []
 
-    def _replays(self, batch: PairBatch) -> bool:
-        """Whether steps of such a batch may be a CUDA graph: on a GPU, with fixed weights and masks that open alike."""
+    def _replays(self) -> bool:
+        """Whether steps may be a CUDA graph: on a GPU, with fixed weights and masks that open alike."""
         moving = any(isinstance(term, MovingTerm) for term in self._terms)
         asked = self.graphs and self.keep is None and self.reader is None and not moving
-        return asked and self.prepare().device.type == "cuda" and not any(self._opposed(batch))
+        return asked and self.prepare().device.type == "cuda"
 
     def _replayed_fit(self, batch: PairBatch) -> MaskFit | None:
         """The fit of a batch, perhaps filled up, after all its steps, made by a graph; None where there is none."""
-        if not self._replays(batch):
+        if not self._replays():
             return None
         text = self.prepare().text
         whole = fill_batch(batch if text.reads_padding else pad_texts(batch, text.length))

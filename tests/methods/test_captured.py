@@ -157,18 +157,18 @@ def test_from_the_second_batch_of_a_shape_on_steps_are_replayed_and_give_the_pla
         return made[-1]
 
     monkeypatch.setattr(m2ib, "CapturedSteps", without_graph)
-    monkeypatch.setattr(M2IB, "_replays", lambda self, batch: True)
+    monkeypatch.setattr(M2IB, "_replays", lambda self: True)
     method, plain = (M2IB(embedded, noise_samples=2, steps=3, tolerance=None) for _ in range(2))
     pairs = scene_pairs(12)
     for first, recorded in ((0, 0), (3, 1), (6, 1)):  # seen, recorded, replayed
         batch = embedded.preprocess_pairs(pairs[first : first + 3])
         ours = method.attribute(batch)
         assert len(made) == recorded
-        monkeypatch.setattr(M2IB, "_replays", lambda self, batch: False)
+        monkeypatch.setattr(M2IB, "_replays", lambda self: False)
         for a, b in zip(ours, plain.attribute(batch), strict=True):
             assert a.id == b.id and a.tokens == b.tokens
             assert_same_maps(a, b)
-        monkeypatch.setattr(M2IB, "_replays", lambda self, batch: True)
+        monkeypatch.setattr(M2IB, "_replays", lambda self: True)
     shapes = 1
     for count in (1, 2, 5):  # three more shapes: the first is forgotten, and recorded anew
         for _ in range(2):
@@ -184,7 +184,7 @@ def test_steps_that_cannot_be_recorded_are_made_one_by_one_and_said_once(embedde
         raise RuntimeError("its term waits for the GPU")
 
     monkeypatch.setattr(m2ib, "CapturedSteps", fails)
-    monkeypatch.setattr(M2IB, "_replays", lambda self, batch: self.graphs)
+    monkeypatch.setattr(M2IB, "_replays", lambda self: self.graphs)
     method, batch = M2IB(embedded, noise_samples=2, steps=2), embedded.preprocess_pairs(scene_pairs(2))
     before = method.attribute(batch)
     with pytest.warns(UserWarning, match=r"cannot be a CUDA graph \(its term waits for the GPU\)"):
@@ -198,9 +198,20 @@ def test_steps_that_cannot_be_recorded_are_made_one_by_one_and_said_once(embedde
     "arguments", [{"graphs": False}, {"keep": 0.9}, {"loss_terms": [Relevance(), ScheduledCompression()]}]
 )
 def test_what_no_graph_can_hold_is_not_replayed_on_a_gpu(embedded, arguments, monkeypatch):
-    batch = embedded.preprocess_pairs(scene_pairs(1))
     monkeypatch.setattr(type(embedded), "device", property(lambda self: torch.device("cuda")))
-    assert M2IB(embedded)._replays(batch)
-    assert not M2IB(embedded, **arguments)._replays(batch)
+    assert M2IB(embedded)._replays()
+    assert not M2IB(embedded, **arguments)._replays()
     monkeypatch.undo()
-    assert not M2IB(embedded)._replays(batch), "nor on a processor"
+    assert not M2IB(embedded)._replays(), "nor on a processor"
+
+
+def test_maps_less_their_opposite_are_never_replayed(embedded, monkeypatch):
+    """A graph would make the steps for the target and leave those for its opposite out."""
+    method, batch = M2IB(embedded, noise_samples=2, steps=3), embedded.preprocess_pairs(scene_pairs(2))
+    batch = batch._replace(**_aims(batch, 0), opposed={"image": torch.ones(2, dtype=torch.bool)})
+    wanted = method.attribute(batch)
+    monkeypatch.setattr(M2IB, "_replays", lambda self: True)
+    monkeypatch.setattr(m2ib, "CapturedSteps", lambda *arguments: CapturedSteps(*arguments, graph=False))
+    for _ in range(3):
+        for a, b in zip(method.attribute(batch), wanted, strict=True):
+            assert_same_maps(a, b, tolerance=0.0)
