@@ -22,7 +22,8 @@ class Phrase:
     Attributes:
         text: The phrase as it stands in the caption.
         span: Its (start, end) characters in the caption.
-        effect: Similarity of the pair minus that without the phrase. Below 0 the phrase speaks against the pair.
+        effect: Similarity of the pair minus that without the phrase, or, where the picture shows both, minus that with
+            what could stand in its place. Below 0 the phrase speaks against the pair.
         image_map: (gh, gw) float32 in the result's `unit`: what the picture must keep for that difference to stay.
         verdict: Whether the map can be believed, one of `m2ib_lightning.verdict.VERDICTS`.
     """

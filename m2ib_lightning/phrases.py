@@ -19,13 +19,13 @@ from m2ib_lightning.data.images import ImageLike, ImageSource, check_image, imag
 from m2ib_lightning.methods import AttributionMethod
 from m2ib_lightning.parts import Phrase, Region, find_spans
 from m2ib_lightning.targets import (
+    SHOWN,
     Against,
     AgainstAlike,
     Difference,
     OtherModality,
     PhraseOut,
     RegionOut,
-    Target,
     WithoutPhrase,
     WithoutRegion,
     box_region,
@@ -126,9 +126,10 @@ def explain_phrases(
 ) -> list[list[Phrase]]:
     """Where in its picture each phrase of each text is.
 
-    All phrases of all pairs are explained side by side, in one batch. The effect is that of taking the phrase out. The
-    map is that of what could stand in its place, `AgainstAlike`; of a phrase that speaks against, and where `out` says
-    how, that of taking it out too.
+    All phrases of all pairs are explained side by side, in one batch. The effect is that of taking the phrase out, or,
+    where the picture shows it beside what could stand in its place, that of what could. The map is that of what could
+    stand in its place, `AgainstAlike`; of a phrase that speaks against, and where `out` says how, that of taking it out
+    too.
 
     Args:
         method: The method that explains.
@@ -183,12 +184,13 @@ def _explain_parts(
     rows: list[int],
     target: Difference,
     modality: Modality,
-    sharper: Target | None = None,
+    sharper: AgainstAlike | None = None,
 ) -> tuple[list[Attribution], list[float]]:
     """The results of these rows of a batch against a target, and the effect of each.
 
-    Where that and the other are above 0, they are explained against a sharper target, if there is one. The `score` of
-    the results is how far the clean pair points along what it is explained against, `image_score` what is left of it.
+    Where that and `Contest.shown` are above 0, they are explained against a sharper target, if there is one. The
+    `score` of the results is how far the clean pair points along what it is explained against, `image_score` what is
+    left of it.
     """
     if modality not in method.modalities:
         raise ValueError(
@@ -201,15 +203,15 @@ def _explain_parts(
     aimed = target.aim(backbone, many)
     assert aimed.targets is not None
     sizes = effects(backbone, many, aimed.targets)
+    contest = None if sharper is None else sharper.contest(backbone, many)
+    if contest is not None:
+        sizes = torch.where(contest.contested & (contest.shown >= SHOWN), contest.effect, sizes)
     # What lowers the similarity is looked for where it does so.
     sign = rearrange(torch.where(sizes < 0, -1.0, 1.0), "b -> b 1")
     aimed = aimed._replace(targets={m: sign * direction for m, direction in aimed.targets.items()})
-    if sharper is not None:
-        sharp = sharper.aim(backbone, many)
-        assert sharp.targets is not None
-        better = (sizes > 0) & (effects(backbone, many, sharp.targets) > 0)
-        chosen = better.nonzero()[:, 0].tolist()
-        aimed = put(aimed, chosen, sharp.keep(chosen))
+    if sharper is not None and contest is not None:
+        chosen = ((sizes > 0) & (contest.shown > 0)).nonzero()[:, 0].tolist()
+        aimed = put(aimed, chosen, sharper.aim_at(contest, many).keep(chosen))
     assert aimed.targets is not None
     clean = effects(backbone, many, aimed.targets).tolist()
     results = method.attribute(aimed)

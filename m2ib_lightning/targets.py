@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
@@ -45,6 +45,11 @@ ALIKE = 3
 CONTESTED = 0.05
 """Below it a picture shows as well what could stand in a word's place. Of colours that another object there has the
 cosine was -0.03 to 0.03, of nine in ten words for objects that are there alone 0.06 and more, with two models."""
+
+SHOWN = 0.13
+"""From it on a contested phrase is in the picture, whatever the similarity without it. Of what was there in two colours
+the cosine with the difference to all that could stand there was above it, of words for nothing there below, with two
+models."""
 
 BLUR = 0.125
 """Standard deviation of the blur, in widths of the picture."""
@@ -173,24 +178,40 @@ class WithoutPhrase(Difference):
             return backbone.text.finish(hidden._replace(states=states), "embeddings")
 
 
+class Contest(NamedTuple):
+    """How phrases fare against what else could stand in their place.
+
+    Attributes:
+        target: (B, E), the direction that a phrase is explained along.
+        contested: (B,) bool, whether something that could stand there is in the picture.
+        effect: (B,) similarity of the pair minus that with what could stand there, on average.
+        shown: (B,) the same as the cosine of the picture with that difference, in [-1, 1].
+    """
+
+    target: Tensor
+    contested: Tensor
+    effect: Tensor
+    shown: Tensor
+
+
 class AgainstAlike(Target):
     """Against what else could stand in a phrase's place: where in the picture that phrase and nothing like it is.
 
-    Of each word w of the phrase, d_w = n(full) - mean_k n(full with w_k for w), w_1 to w_K the tokens whose embeddings
-    point most nearly where that of w does, from the mean of all: for "red" other colours, as the model itself has it. A
-    word of several tokens has none like it; it is put at the mean over data, as in `WithoutPhrase`.
+    Of each word w of the phrase, d_wk = n(full) - n(full with w_k for w), w_1 to w_K the tokens whose embeddings point
+    most nearly where that of w does, from the mean of all: for "red" other colours, as the model itself has it. A word
+    of several tokens has none like it; it is put at the mean over data, as in `WithoutPhrase`.
 
-    t = d_w of the word that this picture contests most, that with the smallest <n(image), d_w>, of those that change
-    the text at least half as much as any of the phrase: of "a red crab" beside a blue one "red", whose likes are there.
-    The image is explained. Where its cosine with n(full) - n(full with w_k for w) is below `CONTESTED` for one of the
-    w_k, the word is contested, and what speaks for the opposite of t is taken off.
+    The word that this picture contests most is that with the smallest <n(image), d_wk>, of those that change the text
+    at least half as much as any of the phrase: of "a red crab" beside a blue one "red". It is contested where its
+    cosine with one of the d_wk is below `CONTESTED`. Then t = d_wk of the smallest <n(image), d_wk>: what is in its
+    place is there, and is a foil as in `Against`. Otherwise t = mean_k d_wk. The image is explained.
 
     Args:
         spans: Of the phrase, one for each pair of a batch.
         count: K, at least 1.
     """
 
-    weight = 1.25  # as that of a foil, between gathering objects, best at 1, and colours
+    weight = 1.25  # of what is not contested; to gather an object 1 is best
 
     def __init__(self, spans: Sequence[Span], count: int = ALIKE) -> None:
         check_at_least("count", count, 1)
@@ -198,28 +219,36 @@ class AgainstAlike(Target):
 
     def directions(self, backbone: Backbone, batch: PairBatch) -> dict[Modality, Tensor]:
         """(B, E), of the length of the difference."""
-        return {"image": self._contests(backbone, batch)[0]}
+        return {"image": self.contest(backbone, batch).target}
 
     def aim(self, backbone: Backbone, batch: PairBatch) -> PairBatch:
-        """The batch with its targets; those that are contested by something in the picture are opposed."""
-        changes, contested = self._contests(backbone, batch)
-        return self._aimed(batch, {"image": changes}, {"image": contested})
+        """The batch with its targets; those that are contested are opposed, and weigh as foils do."""
+        return self.aim_at(self.contest(backbone, batch), batch)
 
-    def _contests(self, backbone: Backbone, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        """(B, E), t, and (B,) bool, whether what could stand there is in the picture."""
+    def aim_at(self, contest: Contest, batch: PairBatch) -> PairBatch:
+        """As `aim`, where the contest is known."""
+        aimed = self._aimed(batch, {"image": contest.target}, {"image": contest.contested})
+        return aimed._replace(weights=torch.where(contest.contested, Against.weight, self.weight))
+
+    def contest(self, backbone: Backbone, batch: PairBatch) -> Contest:
+        """How the phrases of a batch fare in their pictures."""
         words = [word for row, span in enumerate(self.spans) for word in words_of(row, span, batch)]
         rows = torch.tensor([row for row, _ in words], device=batch.input_ids.device)
         image, text = (unit(backbone, modality, batch)[rows] for modality in ("image", "text"))
         each = rearrange(text, "w e -> w 1 e") - self._instead(backbone, batch, words)
-        contested = (F.cosine_similarity(rearrange(image, "w e -> w 1 e"), each, dim=-1) < CONTESTED).any(1)
+        falls = along(rearrange(image, "w e -> w 1 e"), each)
+        contested = (falls / each.norm(dim=-1).clamp(min=1e-8) < CONTESTED).any(1)
         changes = reduce(each, "w k e -> w e", "mean")
-        lengths, falls = changes.norm(dim=-1), along(image, changes)
-        chosen = []
+        least, nearest = falls.min(1)
+        lengths, chosen = changes.norm(dim=-1), []
         for row in range(len(self.spans)):
             own = (rows == row).nonzero()[:, 0]
             telling = own[lengths[own] >= lengths[own].max() / 2]
-            chosen.append(int(telling[falls[telling].argmin()]))
-        return changes[chosen], contested[chosen]
+            chosen.append(int(telling[least[telling].argmin()]))
+        foil = each[chosen, nearest[chosen]]
+        target = torch.where(rearrange(contested[chosen], "b -> b 1"), foil, changes[chosen])
+        effect = along(image[chosen], changes[chosen])
+        return Contest(target, contested[chosen], effect, effect / lengths[chosen].clamp(min=1e-8))
 
     def _instead(self, backbone: Backbone, batch: PairBatch, words: Sequence[tuple[int, Span]]) -> Tensor:
         """(W, K, E) of each word what is in its place, of length 1."""

@@ -26,8 +26,11 @@ from m2ib_lightning.phrases import (
 )
 from m2ib_lightning.store.parts import Provenance
 from m2ib_lightning.targets import (
+    CONTESTED,
+    SHOWN,
     Against,
     AgainstAlike,
+    Contest,
     OtherModality,
     WithoutPhrase,
     WithoutRegion,
@@ -138,15 +141,37 @@ def test_texts_that_are_alike_without_their_phrases_stay_with_their_pairs(embedd
 
 
 def test_the_word_that_stands_for_a_phrase_is_that_which_its_own_picture_contests_most(embedded, batch, scenes):
-    together = AgainstAlike([(0, len(scene.text)) for scene in scenes]).directions(embedded, batch)["image"]
+    together = AgainstAlike([(0, len(scene.text)) for scene in scenes]).contest(embedded, batch)
     for row, scene in enumerate(scenes):
         own, words = batch.keep([row]), [word.span() for word in re.finditer(r"\w+", scene.text)]
-        changes = torch.cat([AgainstAlike([word]).directions(embedded, own)["image"] for word in words])
-        falls = changes @ normalize(embedded.embed("image", own)[0], dim=0)
-        telling = changes.norm(dim=1) >= changes.norm(dim=1).max() / 2
+        picture = normalize(embedded.embed("image", own)[0], dim=0)
+        each = [differences_to_what_is_alike(embedded, scene.text, word, own) for word in words]
+        lengths = torch.stack([differences.mean(0).norm() for differences in each])
+        falls = torch.stack([(differences @ picture).min() for differences in each])
+        telling = lengths >= lengths.max() / 2
         assert not telling.all() and not telling[falls.argmin()]
-        expected = changes[torch.where(telling, falls, torch.inf).argmin()]
-        torch.testing.assert_close(together[row], expected, atol=1e-5, rtol=1e-4)
+        chosen = each[int(torch.where(telling, falls, torch.inf).argmin())]
+        cosines = torch.cosine_similarity(chosen, picture[None], dim=1)
+        assert together.contested[row] == bool((cosines < CONTESTED).any())
+        expected = chosen[(chosen @ picture).argmin()] if together.contested[row] else chosen.mean(0)
+        torch.testing.assert_close(together.target[row], expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(together.effect[row], chosen.mean(0) @ picture, atol=1e-5, rtol=1e-4)
+        shown = torch.cosine_similarity(chosen.mean(0), picture, dim=0)
+        torch.testing.assert_close(together.shown[row], shown, atol=1e-5, rtol=1e-4)
+
+
+def differences_to_what_is_alike(backbone: Backbone, text: str, word: tuple[int, int], own: PairBatch) -> torch.Tensor:
+    """(K, E), the text less each of those that have another token for a word; of a word of several, one without it."""
+    tokens = [t for t, (start, end) in enumerate(own.spans[0]) if start < word[1] and end > word[0]]
+    full = library_text(backbone, text)
+    if len(tokens) > 1:
+        return WithoutPhrase([word]).directions(backbone, own)["image"]
+    rows = []
+    for other in nearest_tokens(backbone, own, own.input_ids[:, tokens[0]], 3)[0]:
+        ids = own.input_ids.clone()
+        ids[0, tokens[0]] = other
+        rows.append(full - normalize(backbone.embed("text", own._replace(input_ids=ids))[0], dim=0))
+    return torch.stack(rows)
 
 
 def test_tokens_are_alike_by_their_directions_from_the_mean_of_all(embedded, batch):
@@ -358,15 +383,61 @@ def test_what_could_stand_in_place_of_a_colour_are_the_other_colours(embedded):
     assert set(alike[0].tolist()) == set(expected.tolist())
 
 
-def test_a_phrase_is_explained_by_the_word_that_its_picture_contests(embedded):
+def test_a_phrase_that_is_contested_is_explained_against_what_is_there_in_its_place(embedded):
     # A crab is there in two colours: what tells the named one from the other is its colour, not that it is a crab.
     scene = make_scene(60_003, kind="attribute")
     colour, name = scene.objects[0].colour, scene.objects[0].name
     text = f"a {colour} {name}"
     batch = embedded.preprocess_pairs([Pair("a", scene.image, text)])
-    found = AgainstAlike([(2, len(text))]).directions(embedded, batch)["image"][0]
-    others = [library_text(embedded, f"a {other} {name}") for other in COLOURS if other != colour]
-    expected = library_text(embedded, text) - torch.stack(others).mean(0)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
-    alone = AgainstAlike([(2 + len(colour) + 1, len(text))]).directions(embedded, batch)["image"][0]
-    assert torch.cosine_similarity(alone, expected, dim=0) < 0.5
+    found = AgainstAlike([(2, len(text))]).aim(embedded, batch)
+    foil = Against([f"a {scene.objects[1].colour} {name}"]).aim(embedded, batch)
+    torch.testing.assert_close(found.targets["image"], foil.targets["image"], atol=1e-5, rtol=1e-4)
+    assert found.opposed["image"].all() and found.weights.tolist() == foil.weights.tolist()
+    alone = AgainstAlike([(2 + len(colour) + 1, len(text))]).aim(embedded, batch)
+    assert torch.cosine_similarity(alone.targets["image"], found.targets["image"]) < 0.5
+    assert not alone.opposed["image"].any() and alone.weights.tolist() == [AgainstAlike.weight]
+
+
+def test_a_phrase_that_is_there_in_another_colour_too_does_not_speak_against(embedded):
+    # Without "green trumpet" this pair is a little more similar; with any other colour on average it is much less so.
+    scene = make_scene(212_176, kind="attribute")
+    batch = embedded.preprocess_pairs([Pair("a", scene.image, scene.text)])
+    span = scene.spans[0]
+    without = effects(embedded, batch, WithoutPhrase([span]).directions(embedded, batch))
+    contest = AgainstAlike([span]).contest(embedded, batch)
+    assert without < 0 and contest.contested and contest.shown >= SHOWN
+    ((phrase,),) = explain_phrases(Occlusion(embedded), batch, [[span]])
+    assert phrase.effect == pytest.approx(float(contest.effect), abs=1e-6) and phrase.effect > 0
+    (expected,) = Occlusion(embedded).attribute(AgainstAlike([span]).aim(embedded, batch))
+    np.testing.assert_allclose(phrase.image_map, expected.image_map, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("without", "contested", "shown", "effect", "sharper"),
+    [
+        (0.3, False, 0.2, 0.3, True),
+        (0.3, False, -0.1, 0.3, False),
+        (-0.3, False, 0.2, -0.3, False),
+        (-0.3, True, SHOWN, 0.07, True),
+        (-0.3, True, SHOWN - 0.01, -0.3, False),
+        (0.3, True, SHOWN - 0.01, 0.3, True),
+    ],
+)
+def test_what_a_phrase_is_explained_against_and_what_its_effect_is(
+    embedded, batch, scenes, monkeypatch, without, contested, shown, effect, sharper
+):
+    one = batch.keep([0])
+    picture = normalize(embedded.embed("image", one), dim=-1)
+    contest = Contest(2 * picture, torch.tensor([contested]), torch.tensor([0.07]), torch.tensor([shown]))
+    monkeypatch.setattr(AgainstAlike, "contest", lambda self, backbone, batch: contest)
+    monkeypatch.setattr(WithoutPhrase, "directions", lambda self, backbone, batch: {"image": without * picture})
+    seen = []
+
+    class Watched(Occlusion):
+        def attribute(self, batch):
+            seen.append(batch.targets["image"])
+            return super().attribute(batch)
+
+    ((phrase,),) = explain_phrases(Watched(embedded), one, [[scenes[0].spans[0]]])
+    assert phrase.effect == pytest.approx(effect, abs=1e-5)
+    torch.testing.assert_close(seen[0], (2 if sharper else abs(without)) * picture, atol=1e-5, rtol=1e-4)
