@@ -93,7 +93,8 @@ def compare(
     with replacing(folder / "pairs.parquet") as unfinished:
         whole.to_parquet(unfinished)
     controls = [label for label, method in labelled.items() if method.control]
-    return Comparison(whole, measured, folder, protocol, controls)
+    said = {label: str(reason) for label, reason in left_out.items()}
+    return Comparison(whole, measured, folder, protocol, controls, said)
 
 
 @contextlib.contextmanager

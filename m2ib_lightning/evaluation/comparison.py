@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ class Comparison:
         folder: Where it is written, with each method's attributions in `<method>/attributions`.
         protocol: How inputs were masked; its `caption` belongs under every table of it.
         controls: The labels of methods that know nothing of a pair. A metric that one of them wins ranks nothing.
+        left_out: Why methods that were asked for cannot explain the model, by their labels.
     """
 
     frame: pd.DataFrame
@@ -32,6 +33,7 @@ class Comparison:
     folder: Path
     protocol: Protocol = field(default_factory=Protocol)
     controls: Sequence[str] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def methods(self) -> list[str]:

@@ -123,6 +123,10 @@ def save_comparison_page(
         *above,
         "<p class=note>Means over pairs with 95 % bootstrap intervals; the best one is bold. ↑ higher is better, "
         "↓ lower. Controls are grey: they know nothing of the pair. A shade at an edge says that a table scrolls.</p>",
+        *(
+            f"<p class=note>Left out: {html.escape(label)}. {html.escape(reason)}</p>"
+            for label, reason in comparison.left_out.items()
+        ),
         *_means(comparison),
         f"<h2>{html.escape(against)} minus the others</h2><p class=note>Paired over the same pairs, 95 % bootstrap "
         "intervals. Green: better, red: worse, black: the interval holds zero.</p>",

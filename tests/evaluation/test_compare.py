@@ -192,5 +192,6 @@ def test_a_method_that_cannot_explain_the_model_is_left_out_and_said(tmp_path):
     with pytest.warns(UserWarning, match=r"Chefer is left out\. Expected .*token.*Remedy"):
         found = compare(methods, scenes(2), tmp_path / "both", [PointingGame()])
     assert found.methods == [*CONTROLS, "GradCAM"]
+    assert list(found.left_out) == ["Chefer"] and "Remedy" in found.left_out["Chefer"]
     with pytest.raises(UnsuitedModel, match="Remedy"):
         compare([Chefer(siglip)], scenes(2), tmp_path / "alone", [PointingGame()])

@@ -141,3 +141,12 @@ def test_what_is_on_the_page_is_text_and_not_markup(tmp_path):
     page = (tmp_path / "page.html").read_text()
     assert not any(tag in page for tag in ("<b>ours", "<i>1", "<script", "<u>cat", "<caption>"))
     assert "a &lt;caption&gt;" in page and "&lt;u&gt;cat" in page and "http" not in page
+
+
+def test_the_page_says_which_methods_were_left_out_and_why(tmp_path):
+    found = made({"M2IB": [1.0]}, metric=PointingGame())
+    save_comparison_page(found, tmp_path / "all.html", "M2IB", "")
+    assert "Left out" not in (tmp_path / "all.html").read_text()
+    found.left_out = {"Chefer": "Expected a <token>."}
+    save_comparison_page(found, tmp_path / "some.html", "M2IB", "")
+    assert "Left out: Chefer. Expected a &lt;token&gt;." in (tmp_path / "some.html").read_text()
