@@ -38,7 +38,7 @@ def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 OWN: dict[str, tuple] = {
-    "align": (AlignBackbone, ConvolutionalTower, BertTextTower, 3, 16, (64, 64), (16, 16)),
+    "align": (AlignBackbone, ConvolutionalTower, BertTextTower, 3, 16, (64, 64), (8, 8)),
     "altclip": (AltCLIPBackbone, ClsImageTower, BertTextTower, 4, 16, (32, 32), (4, 4)),
     "blip": (BlipBackbone, ClsImageTower, BertTextTower, 4, 16, (32, 32), (4, 4)),
     "chinese_clip": (ChineseCLIPBackbone, ClsImageTower, BertTextTower, 4, 16, (32, 32), (4, 4)),
