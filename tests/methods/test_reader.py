@@ -301,7 +301,7 @@ def test_a_training_step_sums_the_distances_of_both_towers_over_the_pairs_that_c
     embedded, tmp_path, monkeypatch
 ):
     module, logged = training(embedded, tmp_path / "made" / "here"), {}
-    monkeypatch.setattr(module, "log", lambda name, value, **said: logged.update({name: (float(value), said)}))
+    monkeypatch.setattr(module, "log", lambda name, value, **said: logged.update({name: (value.detach().item(), said)}))
     monkeypatch.setattr(
         module, "log_dict", lambda values, **said: [module.log(n, v, **said) for n, v in values.items()]
     )
