@@ -97,6 +97,12 @@ def test_pairs_are_read_as_the_library_reads_them_and_named_by_their_places():
         backbone.preprocess([Image.new("L", (3, 1))] * 2, ["a", " "])
 
 
+@pytest.mark.parametrize(("mode", "ratio"), [("shortest", 8), ("longest", 10), ("squash", 10)])
+def test_a_very_long_picture_is_trimmed_where_the_rest_would_be_cropped_away(mode, ratio):
+    batch = made(mode=mode).preprocess([Image.new("RGB", (200, 20))], ["a"])
+    assert (batch.pixel_values == ratio).all()
+
+
 def test_tokens_stand_where_they_are_in_their_texts_and_are_shown_without_marks():
     read = made()._read_texts(["a cat", "An Umbrella!"[3:]])
     assert read.input_ids.tolist() == [[1, 4, 5, 9, 0], [1, 6, 7, 0, 9]]
