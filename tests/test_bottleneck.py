@@ -122,3 +122,55 @@ def test_of_an_odd_number_of_antithetic_samples_all_are_there_and_one_stands_alo
     noise = NoiseBank(0, 3, antithetic=True)(0, "image", 4, 2, torch.device("cpu"))
     assert noise.shape == (3, 4, 2) and torch.equal(noise[2], -noise[0])
     assert not torch.equal(noise[1], -noise[0])
+
+
+def test_of_an_even_number_of_antithetic_samples_half_are_the_others_negated():
+    noise = NoiseBank(0, 4, antithetic=True)(0, "image", 4, 2, torch.device("cpu"))
+    assert noise.shape == (4, 4, 2) and torch.equal(noise[2:], -noise[:2])
+    assert not torch.equal(noise[0].abs(), noise[1].abs())
+
+
+def test_samples_are_drawn_apart_unless_they_are_asked_to_be_antithetic():
+    noise = NoiseBank(0, 2)(0, "image", 4, 2, torch.device("cpu"))
+    assert not torch.equal(noise[1], -noise[0])
+
+
+def test_the_noise_of_a_seed_is_the_same_wherever_and_whenever_it_is_drawn():
+    noise = NoiseBank(3, 1)(2, "text", 1, 4, torch.device("cpu"))
+    torch.testing.assert_close(noise, torch.tensor([[[0.9309, -0.3341, -0.8172, -0.2345]]]), rtol=0, atol=1e-4)
+
+
+def test_noise_is_kept_for_the_next_batch_until_it_takes_more_than_64_mebibytes():
+    bank, shape = NoiseBank(0, 1), ("image", 2**12, 2**11, torch.device("cpu"))  # half of that each
+    first = bank(0, *shape)
+    bank(1, *shape), bank(2, *shape)
+    assert bank(0, *shape) is first
+    bank(3, *shape)
+    assert bank(0, *shape) is not first and torch.equal(bank(0, *shape), first)
+
+
+def test_masks_start_nearly_open_and_are_all_that_is_saved():
+    bottleneck = InformationBottleneck(hidden_states(), unit_prior(4))
+    torch.testing.assert_close(bottleneck.lambda_, torch.full((2, 5, 4), 0.9933), rtol=0, atol=1e-4)
+    assert list(bottleneck.state_dict()) == ["alpha"] == [name for name, _ in bottleneck.named_parameters()]
+    given = torch.randn(2, 5, 4)
+    assert torch.equal(InformationBottleneck(hidden_states(), unit_prior(4), alpha=given).alpha.data, given)
+
+
+@pytest.mark.parametrize("read_out", ["bottleneck", "mean", "clean"])
+def test_where_the_head_reads_no_token_alone_all_are_masked(read_out: str):
+    hidden = hidden_states(read=None)
+    bottleneck = InformationBottleneck(hidden, unit_prior(4), read_out)
+    assert torch.equal(bottleneck.open, hidden.valid)
+    torch.nn.init.constant_(bottleneck.alpha, -40.0)
+    noise = torch.randn(2, 5, 4)
+    torch.testing.assert_close(bottleneck(noise)[:, 0], noise)
+    bottleneck.keep(torch.tensor([1]))
+    torch.testing.assert_close(bottleneck(noise)[:, 0], noise)
+
+
+def test_capacity_and_states_can_be_asked_of_other_masks():
+    bottleneck = InformationBottleneck(hidden_states(read=None), unit_prior(4))
+    closed, noise = torch.full((2, 5, 4), -40.0), torch.randn(1, 5, 4)
+    assert bottleneck.capacity(closed).abs().max() < 1e-6 < bottleneck.capacity()[0].min()
+    torch.testing.assert_close(bottleneck(noise, torch.sigmoid(closed))[0, 0], noise[0])

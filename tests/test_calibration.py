@@ -1,8 +1,9 @@
 """A calibration is chosen by what the model itself says, is one folder, and is refused with another model."""
 
 import csv
+import inspect
 import shutil
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -11,13 +12,14 @@ import yaml
 
 import m2ib_lightning as m2ib
 from m2ib_lightning import AttributionStore, calibration
-from m2ib_lightning.calibration import GridPoint, calibrate, shares
+from m2ib_lightning.calibration import GridPoint, calibrate, shares, spread_layers
 from m2ib_lightning.cli import main
 from m2ib_lightning.data import Scene, make_scene
 from m2ib_lightning.evaluation import true_tokens
 from m2ib_lightning.methods import M2IB, RELEASED, Occlusion
 from m2ib_lightning.methods.m2ib import BETAS
 from m2ib_lightning.metrics import relevance_mass_accuracy
+from m2ib_lightning.prior import read_priors
 from m2ib_lightning.types import Pair
 from tests.checkpoints import random_clip
 
@@ -243,3 +245,120 @@ def on_truth(a: m2ib.Attribution, scene: Scene) -> float:
         return float(a.text_map[named].sum() / a.text_map[~a.special].sum())
     heat = torch.from_numpy(a.heatmap(scene.mask.shape))
     return float(relevance_mass_accuracy(heat, torch.from_numpy(scene.mask)))
+
+
+def test_what_is_not_said_is_as_documented():
+    usual = {
+        "backbone": "embedded", "image_layers": None, "text_layers": None, "betas": (0.1, 0.3, 1.0, 3.0, 10.0),
+        "count": 32, "steps": 10, "noise_samples": 2, "seed": 0, "batch_size": 8,
+    }  # fmt: skip
+    known = inspect.signature(calibrate).parameters
+    assert {name: known[name].default for name in usual} == usual
+
+
+def test_of_all_pairs_eight_to_64_are_taken_and_all_where_there_are_fewer():
+    data = m2ib.PairDataModule(scenes=70)
+    assert [len(calibration._spread(data, count)) for count in (8, 64)] == [8, 64]
+    assert [pair.id for pair in calibration._spread(m2ib.PairDataModule(scenes=9), 32)] == [
+        f"scene-00000{i}" for i in range(9)
+    ]
+    for count in (7, 65):
+        with pytest.raises(ValueError, match=rf"`count` to be in 8\.\.64 but got {count}\. Remedy: 32 are enough"):
+            calibration._spread(data, count)
+
+
+@pytest.mark.parametrize("betas", [(), (1.0, -1.0), (float("inf"),), (0.0,)])
+def test_betas_are_finite_and_above_0(betas):
+    with pytest.raises(ValueError, match="`betas` to be numbers above 0"):
+        calibration._checked_betas(betas)
+    assert calibration._checked_betas((3, 0.1, 3.0)) == [0.1, 3.0]
+
+
+def test_layers_that_are_tried_go_from_the_beginning_to_the_end_each_once(embedded):
+    assert calibration._layers(embedded, "image", [3, 0, "embeddings", 3, 1]) == ["embeddings", 0, 1, 3]
+    assert calibration._layers(embedded, "image", None) == ["embeddings", 0, 2, 3, 4, 6]
+    assert [spread_layers(depth, 0) for depth in (2, 3, 4)] == [
+        {"embeddings", 0}, {"embeddings", 0, 1}, {"embeddings", 0, 1, 2}
+    ]  # fmt: skip
+
+
+def test_a_point_that_is_worth_just_enough_shows_what_the_model_uses(found):
+    for faithfulness, said in ((0.1, False), (0.0999, True)):
+        one = replace(found, chosen={"text": GridPoint("text", "embeddings", 0.25, 1.0, faithfulness)})
+        assert ("NO LAYER" in str(one)) == said
+    shown = replace(found, chosen={"image": GridPoint("image", 3, 10.0, 0.5, 0.4)})
+    assert str(shown) == "image_layer 3, image_beta 10: faithfulness 0.40, similarity left 50%"
+
+
+def test_a_calibration_is_not_changed_in_its_place(found):
+    with pytest.raises(FrozenInstanceError):
+        found.pairs = 3
+
+
+def test_a_folder_is_made_with_those_above_it_written_over_and_says_what_was_measured(found, tmp_path):
+    folder = tmp_path / "some" / "where"
+    made = [found.save(folder) for _ in range(2)]
+    assert made[0] == made[1] == m2ib.Calibration.arguments(folder)
+    image, text = found.chosen["image"], found.chosen["text"]
+    assert made[0] == {
+        "modalities": ["image", "text"], "prior": str(folder / "priors.safetensors"), "image_layer": image.layer,
+        "image_beta": image.beta, "text_layer": text.layer, "text_beta": text.beta,
+    }  # fmt: skip
+    model = yaml.safe_load((folder / "calibration.yaml").read_text())["model"]
+    assert list(model) == ["class_path", "init_args"] and model["class_path"] == "m2ib_lightning.M2IB"
+    assert list(model["init_args"]) == ["backbone", *made[0]] and model["init_args"]["backbone"] == "embedded"
+    _, said = read_priors(folder / "priors.safetensors")
+    assert said == {
+        "weights": found.weights, "pairs": "8", "image_layer": str(image.layer), "text_layer": str(text.layer)
+    }  # fmt: skip
+    lines = (folder / "grid.csv").read_bytes().split(b"\r\n")
+    assert lines[0] == b"modality,layer,beta,left,faithfulness" and len(lines) == 1 + 8 + 1 and lines[-1] == b""
+
+
+def test_a_grid_has_every_layer_and_beta_of_each_tower_in_order(found):
+    assert [point[:3] for point in found.grid] == [
+        (modality, layer, beta)
+        for modality, layers in (("image", [0, 3]), ("text", ["embeddings", 1]))
+        for layer in layers
+        for beta in (0.3, 3.0)
+    ]
+    assert found.pairs == 8 and all(found.chosen[m] in found.grid for m in ("image", "text"))
+
+
+def test_what_is_left_counts_up_to_all_of_it_and_below_0_as_nothing():
+    rng = np.random.default_rng(1)
+    rows = np.column_stack([rng.uniform(0.2, 0.3, 30), np.tile([0.1, 0.5, 0.4, 0.4], (30, 1))])
+
+    def leaving(left):
+        changed = rows.copy()
+        changed[:, 3] = 0.4 * left
+        return changed
+
+    better = calibration.clearly_better
+    assert not better(leaving(1.5), rows) and not better(rows, leaving(1.5))
+    assert not better(leaving(0.5), leaving(0.75)) and better(leaving(0.75), leaving(0.5))
+    assert not better(leaving(-0.2), leaving(-0.9)) and better(leaving(0.1), leaving(-0.9))
+
+
+def test_the_size_of_a_map_does_not_matter_to_what_is_drawn_from_it_and_an_empty_one_draws_nothing(embedded):
+    (a,) = m2ib.explain(*pairs_of(1)[0], embedded, method="randommap", modalities=["text"])
+    special = np.array([True, False, False, True])
+    hidden = replace(a, text_map=np.array([9.0, 0.4, 0.1, 9.0]), special=special)
+    for size in (1e-6, 0.1, 40.0):
+        one = replace(a, text_map=np.array([0.0, 0.5 * size, 1.5 * size, 0.0]), special=special)
+        assert calibration._rows("text", [one], [hidden])[0, 0] == pytest.approx(0.25 * 0.4 + 0.75 * 0.1)
+    empty = replace(a, text_map=np.zeros(4), special=special)
+    assert calibration._rows("text", [empty], [hidden])[0, 0] == 0
+
+
+@pytest.mark.parametrize("broken", [None, np.array([0.0, np.nan, 1.0, 0.0])])
+def test_a_pair_without_a_finite_map_is_named(embedded, broken):
+    (a,) = m2ib.explain(*pairs_of(1)[0], embedded, method="randommap", modalities=["text"])
+    a = replace(a, id="seven", text_map=broken, special=np.array([True, False, False, True]))
+    with pytest.raises(ValueError, match=r"finite maps but the text of 'seven' has none\. Remedy: leave that pair out"):
+        calibration._content(a, "text")
+
+
+def test_equal_parts_and_pairs_that_are_not_similar_divide_by_nothing():
+    with np.errstate(all="raise"):
+        assert shares(np.array([0.1, 0.1, 0.1, 0.5, 0.0])) == (0, 0)

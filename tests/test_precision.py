@@ -15,6 +15,9 @@ PREDICT = ["predict", "--data.scenes=1", "--model=CentrePrior", "--trainer.enabl
     [
         ("auto", True, True, "bf16-mixed"),
         ("gpu", True, True, "bf16-mixed"),
+        ("cuda", True, True, "bf16-mixed"),
+        ("cpu", True, False, "32-true"),
+        ("auto", False, False, "32-true"),
         ("auto", True, False, "32-true"),
         ("cpu", True, True, "32-true"),
         ("auto", False, True, "32-true"),
@@ -32,3 +35,9 @@ def test_a_run_takes_the_devices_precision_unless_another_is_asked_for(asked, us
     main([*PREDICT, *asked, f"--output={tmp_path}"])
     assert AttributionStore(tmp_path / "attributions").provenance.configuration["precision"] == used
     assert f"precision: {used}" in (tmp_path / "config.yaml").read_text()
+
+
+def test_bfloat16_that_a_gpu_only_emulates_does_not_count(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    assert precision_on("auto") == "32-true"

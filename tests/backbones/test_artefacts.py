@@ -1,5 +1,8 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
 from m2ib_lightning.backbones import load_backbone
 from m2ib_lightning.backbones.artefacts import Artefacts, find_artefacts
@@ -44,3 +47,29 @@ def test_a_map_of_another_shape_and_a_bad_threshold_are_refused(tmp_path):
     backbone = load_backbone(str(random_clip(tmp_path)))
     with pytest.raises(ValueError, match="above 1"):
         find_artefacts(backbone, backbone.preprocess(pictures(), TEXTS), 1, times=1)
+
+
+def test_a_patch_is_outlying_where_it_is_longer_than_twice_the_median_and_not_where_it_is_as_long():
+    norms = torch.tensor([[9.0, 1, 2, 1, 1.999, 2.001, 1], [9.0, 4, 4, 4, 4, 4, 4]])
+    special = torch.zeros(2, 7, dtype=torch.bool)
+    special[:, 0] = True
+    hidden = SimpleNamespace(states=norms[..., None] * torch.tensor([0.6, -0.8]), special=special)
+    tower = SimpleNamespace(prefix=lambda batch, layer: hidden, grids=lambda batch: [(2, 3), (3, 2)])
+    found, even = find_artefacts(SimpleNamespace(image=tower), None, 1)
+    # The median of six is the lower one of the middle two, 1.
+    assert found.outlying.tolist() == [[False, False, False], [False, True, False]]
+    np.testing.assert_allclose(found.norms, [[1, 2, 1], [1.999, 2.001, 1]], rtol=1e-6)
+    assert even.norms.shape == (3, 2) and not even.outlying.any()
+    found, _ = find_artefacts(SimpleNamespace(image=tower), None, 1, times=1.5)
+    assert found.outlying.sum() == 3
+
+
+@pytest.mark.parametrize("times", [1, 1.0, 0.5])
+def test_what_is_not_longer_than_the_median_is_no_threshold(times):
+    with pytest.raises(ValueError, match=f"`times` to be above 1 but got {times}"):
+        find_artefacts(None, None, 1, times)
+
+
+def test_a_cell_whose_neighbours_are_all_outlying_gets_0():
+    filled = Artefacts(np.ones((2, 2), np.float32), np.ones((2, 2), bool)).fill(np.ones((2, 2), np.float32))
+    assert filled.tolist() == [[0, 0], [0, 0]]

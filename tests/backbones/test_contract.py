@@ -10,7 +10,19 @@ from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
 from m2ib_lightning import explain
 from m2ib_lightning.backbones import Backbone, load_backbone
+from m2ib_lightning.backbones.align import AlignBackbone
+from m2ib_lightning.backbones.altclip import AltCLIPBackbone
+from m2ib_lightning.backbones.blip import BlipBackbone
+from m2ib_lightning.backbones.chinese_clip import ChineseCLIPBackbone
+from m2ib_lightning.backbones.clip import CLIPBackbone
+from m2ib_lightning.backbones.clipseg import CLIPSegBackbone
+from m2ib_lightning.backbones.convolution import ConvolutionalTower
+from m2ib_lightning.backbones.huggingface import HuggingFaceBackbone
+from m2ib_lightning.backbones.metaclip2 import MetaCLIP2Backbone
+from m2ib_lightning.backbones.siglip import SiglipBackbone
+from m2ib_lightning.backbones.siglip2 import Siglip2Backbone
 from m2ib_lightning.backbones.suffixes import Suffixes
+from m2ib_lightning.backbones.towers import BertTextTower, ClsImageTower, EosTextTower
 from m2ib_lightning.errors import MissingExtra
 from m2ib_lightning.methods.priors import default_layer
 from tests.backbones.compare import TEXTS, behind, compare, library_features, pictures
@@ -23,6 +35,35 @@ FULL_LENGTH = ("siglip", "siglip2")
 @pytest.fixture(scope="module", params=sorted(CHECKPOINTS))
 def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     return load_backbone(str(CHECKPOINTS[request.param](tmp_path_factory.mktemp(request.param))))
+
+
+OWN: dict[str, tuple] = {
+    "align": (AlignBackbone, ConvolutionalTower, BertTextTower, 3, 16, (64, 64), (8, 8)),
+    "altclip": (AltCLIPBackbone, ClsImageTower, BertTextTower, 4, 16, (32, 32), (4, 4)),
+    "blip": (BlipBackbone, ClsImageTower, BertTextTower, 4, 16, (32, 32), (4, 4)),
+    "chinese_clip": (ChineseCLIPBackbone, ClsImageTower, BertTextTower, 4, 16, (32, 32), (4, 4)),
+    "clip": (CLIPBackbone, ClsImageTower, EosTextTower, 4, 16, (32, 32), (4, 4)),
+    "clipseg": (CLIPSegBackbone, ClsImageTower, EosTextTower, 4, 16, (40, 40), (5, 5)),
+    "metaclip2": (MetaCLIP2Backbone, ClsImageTower, EosTextTower, 4, 16, (32, 32), (4, 4)),
+    "siglip": (SiglipBackbone, None, None, 4, 16, (32, 32), (4, 4)),
+    "siglip2": (Siglip2Backbone, None, None, 4, 16, (32, 32), (4, 4)),
+}
+"""Of each family its class, those of its towers, blocks of the image, tokens of a text, pixels and patches."""
+
+
+def test_each_family_is_read_by_its_own_class_at_the_size_of_its_processor_and_the_length_of_its_positions(
+    backbone, request
+):
+    kind, image, text, blocks, tokens, pixels, grid = OWN[request.node.callspec.params["backbone"]]
+    assert type(backbone) is kind and isinstance(backbone, HuggingFaceBackbone) and not backbone.resized
+    assert image is None or (isinstance(backbone.image, image) and isinstance(backbone.text, text))
+    said = backbone.describe()
+    assert (said["image"]["blocks"], said["text"]["most tokens"]) == (blocks, tokens)
+    assert (backbone.image_size, said["image"]["grid"]) == (pixels, grid)
+    assert backbone.image.length == grid[0] * grid[1] + backbone.image.prefix_tokens
+    batch = backbone.preprocess(pictures()[:1], TEXTS[:1])
+    assert batch.pixel_values.shape[-2:] == pixels or kind is Siglip2Backbone
+    assert not backbone.image.reads_padding
 
 
 @pytest.mark.parametrize("modality", ["image", "text"])
@@ -160,8 +201,11 @@ def test_naflex_reads_each_picture_in_its_own_proportions(tmp_path):
     torch.testing.assert_close(
         backbone.embed("image", batch), library_features(backbone, "image", wide, TEXTS), rtol=1e-4, atol=1e-5
     )
-    with pytest.raises(ValueError, match="batch_size=1"):
-        backbone.image.grid(batch)
+    assert batch.views == ((0.0, 0.0, 1.0, 1.0),) * 3
+    for some in ([0, 1, 2], [0, 1]):
+        with pytest.raises(ValueError, match="batch_size=1"):
+            backbone.image.grid(batch.keep(some))
+    assert backbone.image.grid(batch.keep([1, 1])) == (8, 2)
     fixed = load_backbone(folder, image_size=(32, 64))
     assert fixed.image.grids(fixed.preprocess(wide, TEXTS)) == [(4, 8)] * 3 and fixed.image.length == 32
 

@@ -72,3 +72,65 @@ def test_where_onednn_has_no_products_torch_computes_the_same(mlp, dtype, monkey
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         for run, part in ((run_mlp, mlp), (run_linear, mlp.fc1)):
             torch.testing.assert_close(run(part, x), part(x), rtol=0.02, atol=0.02)
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """The shapes of the weights that oneDNN or its stand-in multiplied with."""
+    seen, product = [], frozen._product
+    monkeypatch.setattr(
+        frozen, "_product", lambda x, weight, *bias: (seen.append(weight.shape), product(x, weight, *bias))[1]
+    )
+    return seen
+
+
+def test_frozen_layers_of_the_librarys_own_kind_are_multiplied_here_and_no_others(mlp, products, monkeypatch):
+    class Own(torch.nn.Linear):
+        pass
+
+    def run(part, x):
+        products.clear()
+        (run_mlp if hasattr(part, "fc1") else run_linear)(part, x)
+        return len(products)
+
+    x, trained = torch.randn(5, 6), torch.nn.Linear(6, 4)
+    trained.bias.requires_grad_(False)
+    own, other = (copy.deepcopy(mlp) for _ in range(2))
+    own.fc2, other.activation_fn = Own(24, 6).requires_grad_(False), torch.nn.GELU()
+    partly = copy.deepcopy(mlp)
+    partly.fc2.bias.requires_grad_(True)
+    assert (run(mlp.fc1, x), run(mlp, x)) == (1, 2)
+    assert [run(part, x) for part in (trained, Own(6, 4).requires_grad_(False), own, other, partly)] == [0] * 5
+    # In float64 and under compilation the library's own code runs.
+    assert run(mlp.fc1.double(), x.double()) == 0
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert [run(part, x) for part in (copy.deepcopy(mlp).float().fc1, copy.deepcopy(mlp).float())] == [0, 0]
+
+
+def test_a_frozen_layer_without_a_bias_is_the_librarys():
+    layer = torch.nn.Linear(6, 4, bias=False).requires_grad_(False)
+    x = torch.randn(2, 3, 6)
+    torch.testing.assert_close(run_linear(layer, x), layer(x), rtol=1e-5, atol=1e-6)
+
+
+def test_what_onednn_cannot_do_is_known(monkeypatch):
+    here, away = torch.zeros(1), torch.zeros(1, device="meta")
+    known = {
+        dtype: [frozen._has_onednn(dtype, x) for x in (here, away)]
+        for dtype in (torch.float32, torch.float64, torch.float16)
+    }
+    there = torch.backends.mkldnn.is_available()
+    assert known == {torch.float32: [there, False], torch.float64: [False] * 2, torch.float16: [False] * 2}
+    for supported in (True, False):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda supported=supported: supported)
+        assert frozen._has_onednn(torch.bfloat16, here) == (there and supported)
+        assert frozen._has_onednn(torch.float32, here) == there
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not frozen._has_onednn(torch.float32, here)
+
+
+def test_float32_stays_float32_where_onednn_has_no_products(mlp, monkeypatch):
+    monkeypatch.setattr(frozen, "_has_onednn", lambda *_: False)
+    x = torch.randn(5, 6)
+    torch.testing.assert_close(run_mlp(mlp, x), mlp(x), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(run_linear(mlp.fc1, x), mlp.fc1(x), rtol=1e-5, atol=1e-6)

@@ -7,7 +7,7 @@ import torch
 
 from m2ib_lightning import M2IB
 from m2ib_lightning.backbones import Backbone, load_backbone
-from m2ib_lightning.backbones.suffixes import Suffixes
+from m2ib_lightning.backbones.suffixes import Suffixes, compiled_by_block
 from m2ib_lightning.evaluation.sanity import randomise
 from m2ib_lightning.types import MODALITIES
 from tests.backbones.compare import behind
@@ -54,3 +54,27 @@ def test_a_copied_method_that_is_given_other_weights_explains_by_them(embedded):
         (found,), (wanted,) = twin.attribute(batch), other.attribute(batch)
     assert_same_maps(found, wanted)
     assert abs(found.image_map - before.image_map).max() > 0.1
+
+
+@pytest.mark.parametrize(("autocast", "count"), [(None, 1), (torch.bfloat16, 0), (torch.float16, 1)])
+def test_code_is_compiled_if_it_is_asked_for_and_on_a_processor_not_for_bfloat16(
+    embedded, autocast, count, monkeypatch
+):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or function)
+    behind(embedded, "text", Suffixes(embedded), autocast=autocast)
+    assert not Suffixes(embedded).compiled and not compiled
+    found = behind(embedded, "text", Suffixes(embedded, compiled=True), autocast=autocast)
+    assert len(compiled) == count and found[0].dtype == torch.float32
+
+
+def test_a_tower_that_is_no_stack_of_blocks_is_compiled_as_a_whole(monkeypatch):
+    class Whole:
+        def suffix(self, states, hidden, layer):
+            return states + 1
+
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or (lambda *given: "compiled"))
+    tower = Whole()
+    twin = compiled_by_block(tower)
+    assert twin.suffix(0, None, 0) == "compiled" and tower.suffix(0, None, 0) == 1 and len(compiled) == 1

@@ -11,7 +11,7 @@ from transformers import CLIPImageProcessorPil
 from m2ib_lightning.backbones import load_backbone
 from m2ib_lightning.backbones.openclip import OpenClipBackbone
 from m2ib_lightning.backbones.processing import Texts
-from m2ib_lightning.backbones.view import crop_to_ratio, trim, view_of, within
+from m2ib_lightning.backbones.view import crop_to_ratio, output_size, trim, view_of, within
 from tests.checkpoints import CHECKPOINTS
 
 
@@ -138,3 +138,55 @@ def test_open_clip_is_given_the_middle_of_a_very_long_picture_where_it_would_cro
     model = OpenClip(resize_mode)
     batch = OpenClipBackbone.read(model, [Image.new("L", (200, 20))], ["a"])
     assert model.given == [given] and batch.views[0] == pytest.approx(view)
+
+
+def test_a_processor_that_does_not_say_neither_resizes_nor_crops():
+    assert view_of(SimpleNamespace(), 40, 20) == (0.0, 0.0, 1.0, 1.0)
+    assert output_size(SimpleNamespace()) is None
+    image = Image.new("RGB", (900, 10))
+    assert trim(image, SimpleNamespace()) == (image, (0.0, 0.0, 1.0, 1.0))
+
+
+def test_a_crop_without_a_resize_is_of_the_pictures_own_pixels_and_may_reach_beyond():
+    crop = SimpleNamespace(height=10, width=12)
+    processor = SimpleNamespace(do_center_crop=True, crop_size=crop)
+    assert view_of(processor, 40, 20) == (14 / 40, 5 / 20, 26 / 40, 15 / 20)
+    assert view_of(processor, 41, 23) == (14 / 41, 6 / 23, 26 / 41, 16 / 23)
+    assert view_of(processor, 6, 10) == (-3 / 6, 0, 9 / 6, 1)
+
+
+def test_a_processor_gives_its_crop_or_else_its_size_unless_that_depends_on_the_picture():
+    size, crop = {"height": 3, "width": 4}, {"height": 5, "width": 6}
+    both = {"size": size, "crop_size": crop}
+    assert output_size(SimpleNamespace(do_center_crop=True, do_resize=True, **both)) == (5, 6)
+    assert output_size(SimpleNamespace(do_center_crop=False, do_resize=True, **both)) == (3, 4)
+    assert output_size(SimpleNamespace(do_resize=True, size={"shortest_edge": 3})) is None
+    assert output_size(SimpleNamespace(do_resize=True, size={"height": 3})) is None
+    assert output_size(SimpleNamespace(do_resize=False, **both)) is None
+
+
+def test_a_picture_of_eight_to_one_is_whole_and_of_a_little_more_is_trimmed_alike_on_both_sides():
+    processor = SimpleNamespace(do_center_crop=True)
+    for size in ((80, 10), (10, 80)):
+        image = Image.new("RGB", size)
+        kept, box = trim(image, processor)
+        assert kept is image and box == (0.0, 0.0, 1.0, 1.0)
+    assert trim(Image.new("RGB", (90, 10)), processor)[1] == (5 / 90, 0, 85 / 90, 1)
+    assert trim(Image.new("RGB", (10, 90)), processor)[1] == (0, 5 / 90, 1, 85 / 90)
+    part, box = trim(Image.new("RGB", (91, 10)), processor)
+    assert part.size == (81, 10) and box == (5 / 91, 0, 86 / 91, 1)
+    assert trim(Image.new("RGB", (90, 10)), SimpleNamespace(do_center_crop=False))[1] == (0, 0, 1, 1)
+
+
+def test_a_part_of_a_picture_has_a_pixel_at_least():
+    for size, ratio in (((1, 10), (1, 3)), ((10, 1), (3, 1)), ((1, 1), (5, 1))):
+        part, box = crop_to_ratio(Image.new("RGB", size), ratio)
+        assert min(part.size) == 1 and 0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1
+    part, box = crop_to_ratio(Image.new("RGB", (41, 20)), (10, 10))
+    assert part.size == (20, 20) and box == (10 / 41, 0, 30 / 41, 1)
+    part, box = crop_to_ratio(Image.new("RGB", (20, 41)), (10, 20))
+    assert part.size == (20, 10) and box == (0, 15 / 41, 1, 25 / 41)
+
+
+def test_a_box_in_a_box_is_a_box_of_the_whole():
+    assert within((0.2, 0.1, 0.6, 0.9), (0.25, 0.5, 0.75, 1.0)) == pytest.approx((0.3, 0.5, 0.5, 0.9))

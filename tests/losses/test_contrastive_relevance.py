@@ -67,3 +67,38 @@ def test_arguments_out_of_range_are_refused():
         ContrastiveRelevance()
     with pytest.raises(ValueError, match="`temperature` to be above 0"):
         ContrastiveRelevance(["a cat"], temperature=0)
+
+
+def test_by_default_similarities_are_divided_by_seven_hundredths_and_the_term_counts_once():
+    seen, negatives = tower(), torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
+    assert (ContrastiveRelevance(["a cat"]).temperature, ContrastiveRelevance(["a cat"]).weight) == (0.07, 1.0)
+    assert (ContrastiveRelevance(["a cat"], temperature=1.5).temperature) == 1.5
+    assert ContrastiveRelevance(images=["cat.png"], weight=2.0).weight == 2.0
+    found, told = (contrastive_relevance(seen.embedding, seen.other, negatives, *some) for some in ((), (0.07,)))
+    torch.testing.assert_close(found, told)
+
+
+def test_a_target_stands_for_the_cosine_with_the_other_half():
+    # Cosines 0.6 with the target and 0.8 with the negative, of lengths 5 and 1, at temperature 1.
+    embedding, negative = torch.tensor([[[3.0, 4.0]]]), torch.tensor([[0.0, 1.0]])
+    other, target = torch.tensor([[-1.0, 0.0]]), torch.tensor([[1.0, 0.0]])
+    found = contrastive_relevance(embedding, other, negative, 1.0, target)
+    torch.testing.assert_close(found, torch.tensor([math.log(1 + math.exp(0.8 - 0.6))]))
+
+
+def test_a_negative_that_is_almost_the_other_half_still_counts():
+    other = torch.tensor([[1.0, 0.0]])
+    near, same = torch.tensor([[1.0, 0.01]]), torch.tensor([[1.0, 0.001]])  # cosines 0.99995 and 0.9999995
+    found = [float(contrastive_relevance(other[None], other, negative, 1.0)) for negative in (near, same)]
+    assert found == pytest.approx([math.log(2), 0.0], abs=1e-3)
+
+
+def test_a_term_divides_by_its_own_temperature_and_looks_along_the_target():
+    term = ContrastiveRelevance(["a cat"], temperature=0.5)
+    negatives = torch.randn(1, 8, generator=torch.Generator().manual_seed(2))
+    term.prepare(lambda modality, items: negatives)
+    seen = tower()
+    seen = seen._replace(target=-seen.target)
+    expected = contrastive_relevance(seen.embedding, seen.other, negatives, 0.5, seen.target)
+    torch.testing.assert_close(term(seen), expected)
+    assert not torch.allclose(expected, contrastive_relevance(seen.embedding, seen.other, negatives, 0.5))

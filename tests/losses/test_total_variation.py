@@ -40,3 +40,9 @@ def test_the_term_looks_at_the_patches_of_the_image_alone():
 def test_images_of_several_grids_are_refused():
     with pytest.raises(ValueError, match="one grid"):
         TotalVariation()(tower("image")._replace(grid=None))
+
+
+def test_two_cells_have_one_difference_across_or_down():
+    for shape in ((1, 1, 2, 1), (1, 2, 1, 1)):
+        # sqrt(1 + 0.0001) - 0.01
+        torch.testing.assert_close(total_variation(torch.tensor([0.0, 1.0]).reshape(shape)), torch.tensor([0.99005]))

@@ -1,11 +1,16 @@
 """Methods that read attention, against the library's eager attention in float64 with full rows in every block."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from m2ib_lightning.methods import AttentionRollout, Chefer, GradECLIP, LeGrad
-from m2ib_lightning.methods.attention import AttentionRecord, attended
+from m2ib_lightning.methods.attention import AttentionRecord, attended, attention_of, read_rows
+from m2ib_lightning.methods.baselines.attention_rollout import AttentionRollout
+from m2ib_lightning.methods.baselines.chefer import Chefer
+from m2ib_lightning.methods.baselines.grad_eclip import GradECLIP, loosened
+from m2ib_lightning.methods.baselines.le_grad import LeGrad
 from tests.methods.agreement import assert_agrees, read_of
 
 
@@ -108,3 +113,60 @@ def test_a_tower_that_attends_otherwise_is_refused_in_one_line(backbone, pairs, 
     monkeypatch.setattr(backbone.image, "depth", 99)
     with pytest.raises(ValueError, match=r"image tower that attends once in each of its 99 blocks.*Remedy"):
         method(backbone).attribute(backbone.preprocess_pairs(pairs[:1]))
+
+
+@pytest.mark.parametrize("more", [{"dropout_p": 0.1}, {"enable_gqa": True}])
+def test_attention_that_drops_weights_or_shares_keys_is_refused(more):
+    q = torch.randn(1, 2, 3, 4)
+    with pytest.raises(ValueError, match=r"without dropout and grouped queries\. Remedy"):
+        attended(q, q, q, **more)
+
+
+def test_weights_have_a_gradient_of_their_own_only_where_gradients_are_on():
+    q = torch.randn(1, 2, 3, 4)
+    assert attended(q, q, q).weights.requires_grad
+    with torch.no_grad():
+        assert not attended(q, q, q).weights.requires_grad
+    own = attended(q.clone().requires_grad_(), q, q)
+    own.output.sum().backward()
+    assert not own.weights.is_leaf
+
+
+def test_a_head_that_reads_no_token_alone_is_refused_by_what_it_reads():
+    hidden = SimpleNamespace(states=torch.zeros(1, 2, 3), read=None)
+    tower = SimpleNamespace(depth=0, reads="mean of all cells")
+    objective = SimpleNamespace(
+        hidden=hidden, tower=tower, modality="image", of_states=lambda states, hidden, layer: torch.zeros(1, 1)
+    )
+    with pytest.raises(ValueError, match=r"image tower's head to read one token.*it reads mean of all cells\. Remedy"):
+        attention_of(objective)
+    hidden.read = torch.tensor([0])
+    score, calls = attention_of(objective)
+    assert score.shape == (1,) and calls == []
+
+
+def test_the_row_of_the_token_that_is_read_is_taken_of_each_pair_and_head():
+    objective = SimpleNamespace(hidden=SimpleNamespace(read=torch.tensor([2, 0])))
+    rows = torch.randn(2, 4, 3, 5)
+    expected = torch.stack([rows[0, :, 2], rows[1, :, 0]])
+    assert torch.equal(read_rows(rows, objective), expected)
+    assert torch.equal(read_rows(rows[:, 0], objective), expected[:, 0])
+    # Where a block computed that token alone, there is one row.
+    assert torch.equal(read_rows(rows[:, :, :1], objective), rows[:, :, 0])
+
+
+def test_attention_is_loosened_to_0_to_1_over_content_and_a_lone_token_keeps_1():
+    # One head; cosines with the query (1, 0): 1, 0.6, 0, 0.8.
+    key = torch.tensor([[1.0, 0], [3, 4], [0, 2], [4, 3]]).reshape(1, 1, 4, 2).repeat(2, 1, 1, 1)
+    call = SimpleNamespace(query=torch.tensor([[[[1.0, 0]]]]).repeat(2, 1, 1, 1), key=key)
+    content = torch.tensor([[False, True, True, True], [False, True, False, False]])
+    found = loosened(call, SimpleNamespace(content=content, hidden=SimpleNamespace(read=torch.tensor([0, 0]))))
+    torch.testing.assert_close(found[0, 1:], torch.tensor([0.75, 0.0, 1.0]))
+    assert found[1, 1] == 1
+
+
+def test_more_blocks_than_there_are_are_all_of_them(backbone, pairs):
+    batch = backbone.preprocess_pairs(pairs[:1])
+    depth = backbone.text.depth
+    maps = [GradECLIP(backbone, ["text"], text_blocks=n).attribute(batch)[0].text_map for n in (depth, 99)]
+    assert (maps[0] == maps[1]).all()

@@ -2,26 +2,34 @@
 
 import inspect
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from m2ib_lightning import AttributionStore, explain, methods
+from m2ib_lightning.backbones import load_backbone
 from m2ib_lightning.cli import main
-from m2ib_lightning.methods import (
-    RISE,
-    AttributionMethod,
-    Baseline,
-    CentrePrior,
-    Chefer,
-    ExCLIP,
-    FIxLIP,
-    KernelSHAP,
-    RandomMap,
-    SmoothGrad,
-    UniformMap,
-)  # fmt: skip
+from m2ib_lightning.methods import AttributionMethod
+from m2ib_lightning.methods.baselines.attention_rollout import AttentionRollout
+from m2ib_lightning.methods.baselines.base import Baseline
+from m2ib_lightning.methods.baselines.centre_prior import CentrePrior
+from m2ib_lightning.methods.baselines.chefer import Chefer
+from m2ib_lightning.methods.baselines.exclip import ExCLIP
+from m2ib_lightning.methods.baselines.fixlip import FIxLIP
+from m2ib_lightning.methods.baselines.grad_cam import GradCAM
+from m2ib_lightning.methods.baselines.grad_eclip import GradECLIP
+from m2ib_lightning.methods.baselines.integrated_gradients import IntegratedGradients
+from m2ib_lightning.methods.baselines.kernel_shap import KernelSHAP
+from m2ib_lightning.methods.baselines.le_grad import LeGrad
+from m2ib_lightning.methods.baselines.nib import NIB
+from m2ib_lightning.methods.baselines.occlusion import Occlusion
+from m2ib_lightning.methods.baselines.random_map import RandomMap
+from m2ib_lightning.methods.baselines.rise import RISE
+from m2ib_lightning.methods.baselines.saliency import Saliency
+from m2ib_lightning.methods.baselines.smooth_grad import SmoothGrad
+from m2ib_lightning.methods.baselines.uniform_map import UniformMap
 
 FAST = {
     RISE: {"samples": 20},
@@ -139,28 +147,117 @@ def test_the_centre_prior_is_highest_in_the_middle(backbone, pairs):
     assert set(rows) <= {height // 2 - 1, height // 2} and set(columns) <= {width // 2 - 1, width // 2}
 
 
-@pytest.mark.parametrize(
-    ("kind", "arguments", "message"),
-    [
-        (methods.NIB, {"steps": 0}, "`steps`"),
-        (methods.RISE, {"keep": 1.0}, "`keep`"),
-        (methods.KernelSHAP, {"samples": 1}, "`samples`"),
-        (methods.FIxLIP, {"keep": 0.0}, "`keep`"),
-        (methods.Occlusion, {"window": 0}, "`window`"),
-        (methods.SmoothGrad, {"spread": -1.0}, "`spread`"),
-        (methods.GradECLIP, {"image_blocks": 0}, "`image_blocks`"),
-        (methods.IntegratedGradients, {"steps": 0}, "`steps`"),
-    ],
-)
-def test_arguments_out_of_range_are_refused(kind, arguments, message):
-    with pytest.raises(ValueError, match=f"{message}.*Remedy"):
-        kind("embedded", **arguments)
+DEFAULTS = {
+    AttentionRollout: {},
+    CentrePrior: {"spread": 0.25},
+    Chefer: {"first_block": 0, "scale": 100.0},
+    ExCLIP: {"steps": 50},
+    FIxLIP: {"samples": 1000, "keep": 0.5, "seed": 0},
+    GradCAM: {"image_layer": 6, "text_layer": 2},
+    GradECLIP: {"image_blocks": 1, "text_blocks": 8},
+    IntegratedGradients: {"steps": 50},
+    KernelSHAP: {"samples": 1000, "seed": 0},
+    LeGrad: {"first_block": 0},
+    NIB: {"image_layer": 5, "text_layer": 1, "steps": 10},
+    Occlusion: {"window": 2},
+    RandomMap: {"seed": 0},
+    RISE: {"samples": 4000, "cells": 7, "keep": 0.5, "seed": 0},
+    Saliency: {},
+    SmoothGrad: {"samples": 25, "spread": 0.15, "seed": 0},
+    UniformMap: {},
+}
+
+
+def test_what_is_not_said_is_as_documented():
+    embedded = load_backbone("embedded")
+    for kind, wanted in DEFAULTS.items():
+        method = kind(embedded)
+        method.prepare()
+        usual = ("method", "backbone", "weights", "modalities")
+        assert {name: value for name, value in method.settings.items() if name not in usual} == wanted, kind
+    assert GradECLIP().blocks == {"image": 1, "text": 8} and set(DEFAULTS) == set(BASELINES)
+
+
+LEAST = [
+    (CentrePrior, "spread", 0.01, 0.009),
+    (Chefer, "scale", 0, -0.1),
+    (FIxLIP, "samples", 2, 1),
+    (GradECLIP, "image_blocks", 1, 0),
+    (GradECLIP, "text_blocks", 1, 0),
+    (IntegratedGradients, "steps", 1, 0),
+    (KernelSHAP, "samples", 2, 1),
+    (NIB, "steps", 1, 0),
+    (Occlusion, "window", 1, 0),
+    (RISE, "samples", 1, 0),
+    (RISE, "cells", 1, 0),
+    (SmoothGrad, "samples", 1, 0),
+    (SmoothGrad, "spread", 0, -0.1),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "least", "less"), LEAST)
+def test_the_least_that_is_documented_is_allowed_and_less_is_not(kind, name, least, less):
+    assert kind(**{name: least}).hparams[name] == least
+    with pytest.raises(ValueError, match=f"`{name}` to be at least {least} but got {less}. Remedy"):
+        kind(**{name: less})
+
+
+@pytest.mark.parametrize("kind", [FIxLIP, RISE])
+def test_the_share_that_is_kept_is_above_0_and_below_1(kind):
+    assert [kind(keep=keep).keep for keep in (0.01, 0.99)] == [0.01, 0.99]
+    for keep in (0.0, 1.0):
+        with pytest.raises(ValueError, match=f"`keep` to be above 0 and below 1 but got {keep}"):
+            kind(keep=keep)
 
 
 @pytest.mark.parametrize(
-    ("kind", "least"),
-    [(methods.IntegratedGradients, {"steps": 1}), (methods.RISE, {"samples": 1}), (methods.KernelSHAP, {"samples": 2})],
+    ("kind", "least"), [(IntegratedGradients, {"steps": 1}), (RISE, {"samples": 1}), (KernelSHAP, {"samples": 2})]
 )
 def test_the_least_that_is_allowed_is(kind, least, backbone, pairs):
     (found,) = kind(backbone, modalities=["text"], **least).attribute(backbone.preprocess_pairs(pairs[:1]))
     assert np.isfinite(found.text_map).all()
+
+
+@pytest.mark.parametrize("kind", [GradCAM, NIB])
+def test_a_layer_that_is_given_is_the_one_that_is_explained_and_recorded(kind, backbone):
+    method = kind(backbone, image_layer="embeddings", text_layer=1, modalities=["text"])
+    method.prepare()
+    assert (method.layer_of("image"), method.layer_of("text")) == ("embeddings", 1)
+    assert method.settings["text_layer"] == 1 and method.settings["image_layer"] == "embeddings"
+    assert kind(backbone, text_layer=0).layers == {"image": None, "text": 0}
+
+
+def test_only_what_has_a_target_is_explained_where_targets_are_given(backbone, pairs):
+    batch = backbone.preprocess_pairs(pairs[:1])
+    against = torch.nn.functional.normalize(backbone.embed("text", batch), dim=-1)
+    (a,) = Saliency(backbone).attribute(batch._replace(targets={"image": against}))
+    assert a.text_map is None and a.image_map is not None
+    (a,) = Saliency(backbone).attribute(batch._replace(targets={"text": against}))
+    assert a.image_map is None and a.text_map is not None
+
+
+def seen(valid, **more):
+    """What a method that looks at no model sees of an objective."""
+    hidden = SimpleNamespace(valid=torch.tensor(valid).bool())
+    return SimpleNamespace(hidden=hidden, **more)
+
+
+def test_the_centre_prior_is_a_gaussian_over_the_picture_and_over_each_text():
+    found = CentrePrior().relevance(seen([[1, 1]], grid=(1, 2)))
+    # A quarter from the middle, of spread a quarter: exp(-1/2).
+    torch.testing.assert_close(found, torch.full((1, 1, 2), 0.6065), rtol=0, atol=1e-4)
+    found = CentrePrior(spread=0.5).relevance(seen([[1] * 6], grid=(2, 3)))
+    # exp(-1/8) of either row and exp(-2/9) of the outer columns.
+    torch.testing.assert_close(found[0], torch.tensor([[0.7066, 0.8825, 0.7066]] * 2), rtol=0, atol=1e-4)
+    found = CentrePrior().relevance(seen([[1, 1, 1, 1], [1, 1, 0, 0]], grid=None))
+    # Three and one eighths from the middle of four tokens: exp(-9/8) and exp(-1/8).
+    expected = torch.tensor([[0.3247, 0.8825, 0.8825, 0.3247], [0.6065, 0.6065, 0, 0]])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_a_random_map_of_a_text_follows_from_its_own_tokens_and_picture_alone(backbone, pairs):
+    maps = [a.text_map for a in RandomMap(backbone).attribute(backbone.preprocess_pairs(pairs))]
+    for pair, value in zip(pairs, maps, strict=True):
+        (alone,) = RandomMap(backbone).attribute(backbone.preprocess_pairs([pair]))
+        np.testing.assert_array_equal(alone.text_map, value)
+    assert len({float(value[0]) for value in maps}) == len(pairs)

@@ -1,5 +1,7 @@
 """The step that a GPU replays, run here without a graph: the same numbers as the plain one, bit for bit."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,8 @@ from m2ib_lightning.backbones import Backbone, load_backbone
 from m2ib_lightning.data import make_scene
 from m2ib_lightning.losses import Relevance, ScheduledCompression
 from m2ib_lightning.methods import M2IB, m2ib
-from m2ib_lightning.methods.captured import CapturedSteps, fill_batch, pad_texts
+from m2ib_lightning.methods.captured import CapturedSteps, fill_batch, pad_texts, shape_of
+from tests.backbones.openclip_made import batch_of
 from tests.methods.test_m2ib import assert_same_maps, scene_pairs
 
 
@@ -215,3 +218,42 @@ def test_maps_less_their_opposite_are_never_replayed(embedded, monkeypatch):
     for _ in range(3):
         for a, b in zip(method.attribute(batch), wanted, strict=True):
             assert_same_maps(a, b, tolerance=0.0)
+
+
+def test_batches_share_a_graph_where_all_that_it_reads_is_of_one_shape(embedded):
+    batch = embedded.preprocess_pairs(scene_pairs(2))
+    own, targets = shape_of(embedded, batch), {"text": torch.zeros(2, 128)}
+    assert own == shape_of(embedded, embedded.preprocess_pairs(scene_pairs(2)[::-1])) and (8, 8) in own
+    others = [
+        batch.keep([0]),
+        pad_texts(batch, 16)._replace(input_ids=torch.zeros(2, 16, dtype=torch.long)),
+        batch._replace(targets=targets),
+        batch._replace(targets={"image": targets["text"]}),
+        batch._replace(weights=torch.ones(2)),
+        batch._replace(targets=targets, weights=torch.ones(2)),
+    ]
+    shapes = [shape_of(embedded, other) for other in others]
+    with torch.autocast("cpu", torch.bfloat16):
+        shapes.append(shape_of(embedded, batch))
+    assert len({own, *shapes}) == 8
+    ragged = SimpleNamespace(device=torch.device("cpu"), image=SimpleNamespace(grids=lambda batch: [(2, 3), (3, 2)]))
+    none = SimpleNamespace(device=torch.device("cpu"), image=SimpleNamespace(grids=lambda batch: None))
+    assert shape_of(ragged, batch) == shape_of(none, batch) != own
+
+
+def test_texts_of_a_multiple_of_8_and_of_all_that_is_read_are_left_as_they_are():
+    def lengthened(length, longest):
+        batch = batch_of([[1] * length])
+        padded = pad_texts(batch, longest)
+        assert padded.attention_mask.sum() == length and (padded is batch) == (padded.input_ids.shape[1] == length)
+        return padded.input_ids.shape[1]
+
+    assert [lengthened(n, 77) for n in (1, 7, 8, 9, 16, 73, 77)] == [8, 8, 8, 16, 16, 77, 77]
+    assert lengthened(5, 6) == 6
+
+
+def test_an_optimiser_that_no_graph_can_hold_is_named(embedded):
+    method = M2IB(embedded, modalities=["text"], optimizer=torch.optim.SGD, noise_samples=1, antithetic=False)
+    fit = method.new_fit(embedded.preprocess_pairs(scene_pairs(1)))
+    with pytest.raises(RuntimeError, match="SGD has no `capturable`"):
+        CapturedSteps(fit, method.new_optimizer(fit.parameters()))

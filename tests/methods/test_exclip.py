@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from m2ib_lightning.methods import ExCLIP
+from m2ib_lightning.methods.baselines.exclip import ExCLIP
 from tests.methods.agreement import per_patch
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from m2ib_lightning.methods import FIxLIP
+from m2ib_lightning.methods.baselines.fixlip import FIxLIP
 from m2ib_lightning.methods.objective import objectives
 from tests.methods.agreement import assert_agrees
 from tests.methods.test_perturbations import masked

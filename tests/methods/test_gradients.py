@@ -1,10 +1,14 @@
 """Saliency, integrated gradients and SmoothGrad against plain derivatives of the library's model in float64."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from m2ib_lightning.methods import IntegratedGradients, Saliency, SmoothGrad
+from m2ib_lightning.methods.baselines.integrated_gradients import IntegratedGradients, quadrature
+from m2ib_lightning.methods.baselines.saliency import Saliency
+from m2ib_lightning.methods.baselines.smooth_grad import SmoothGrad
 from m2ib_lightning.methods.objective import objectives
 from tests.methods.agreement import assert_agrees, per_patch
 
@@ -77,3 +81,35 @@ def test_smooth_grad_without_noise_is_saliency(backbone, pairs):
     batch = backbone.preprocess_pairs(pairs[:1])
     plain, smooth = Saliency(backbone).attribute(batch)[0], SmoothGrad(backbone, spread=0.0).attribute(batch)[0]
     np.testing.assert_allclose(smooth.image_map, plain.image_map, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("count", "steps", "expected"), [(1, 130, [64, 64, 2]), (32, 5, [2, 2, 1]), (65, 3, [1, 1, 1])]
+)
+def test_no_more_than_64_inputs_are_computed_at_once_but_for_one_place_of_each_pair(count, steps, expected):
+    at_once = []
+
+    def gradient(points):
+        at_once.append(len(points))
+        return 3 * points.square()
+
+    inputs = torch.full((count, 1), 2.0)
+    objective = SimpleNamespace(inputs=inputs, emptied=lambda: torch.ones(count, 1), gradient=gradient)
+    objective.input_map = lambda values: values.sum(-1)
+    found = IntegratedGradients(steps=steps).relevance(objective)
+    assert at_once == expected
+    torch.testing.assert_close(found, torch.full((count,), 7.0))  # 2^3 - 1^3
+
+
+def test_a_quadrature_of_one_place_is_the_middle_and_of_two_those_of_gauss():
+    assert [values.tolist() for values in quadrature(1)] == [[0.5], [1.0]]
+    places, weights = quadrature(2)
+    torch.testing.assert_close(places, torch.tensor([0.2113249, 0.7886751]))
+    torch.testing.assert_close(weights, torch.tensor([0.5, 0.5]))
+
+
+def test_smooth_grad_of_another_seed_has_other_noise(backbone, pairs):
+    objective = objectives(backbone, backbone.preprocess_pairs(pairs[:1]))["text"]
+    own, same, other = (SmoothGrad(seed=seed).noise_of(objective, 1) for seed in (0, 0, 1))
+    assert torch.equal(own, same) and not torch.allclose(own, other)
+    assert own.shape == (1, *objective.inputs.shape[1:])

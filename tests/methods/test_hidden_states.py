@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from m2ib_lightning.methods import NIB, GradCAM
+from m2ib_lightning.methods.baselines.grad_cam import GradCAM
+from m2ib_lightning.methods.baselines.nib import NIB
 from tests.methods import reference as slow
 from tests.methods.agreement import assert_agrees, read_of
 
@@ -40,7 +41,8 @@ def test_nib_is_the_sum_of_gradients_along_the_line_from_zero(backbone, library,
 
 
 def test_nibs_own_layer_is_the_released_ninth_of_twelve_counted_as_an_input():
-    assert [NIB().default_layer(depth) for depth in (12, 1)] == [8, 0]
+    assert [NIB().default_layer(depth) for depth in (12, 4, 1)] == [8, 1, 0]
+    assert [GradCAM().default_layer(depth) for depth in (12, 4)] == [10, 2]
 
 
 def test_grad_cam_weighs_channels_by_their_mean_gradient(backbone, library, pairs):

@@ -12,7 +12,7 @@ from m2ib_lightning.backbones import load_backbone
 from m2ib_lightning.data import PairDataModule, make_scene
 from m2ib_lightning.losses import Compression, Relevance
 from m2ib_lightning.methods import M2IB
-from m2ib_lightning.methods.keeping import DRAWS, GAIN, Held, beta_ratio, compress_until, least
+from m2ib_lightning.methods.keeping import GAIN, Held, beta_ratio, compress_until, least
 from m2ib_lightning.types import Pair
 from tests.methods.made import assert_same_maps, explain, quiet_trainer, scene_pairs
 from tests.pages import ROOT
@@ -68,7 +68,7 @@ def test_what_is_said_to_be_left_is_what_the_masks_of_the_map_leave(embedded):
     results, held = method.results(fit), fit.held()
     for m, other in (("image", "text"), ("text", "image")):
         tower, hidden, bottleneck = embedded.tower(m), fit.hidden[m], fit.bottleneck(m)
-        steps = range(6, 6 + DRAWS[m])
+        steps = range(6, {"image": 7, "text": 10}[m])
         noise = torch.cat([method.noise(step, m, tower.length, tower.width, torch.device("cpu")) for step in steps])
         with torch.no_grad():
             z = bottleneck(noise, torch.sigmoid(held[m].alpha))
@@ -244,3 +244,30 @@ def test_what_holds_is_said_by_the_script_and_holds_with_other_noise_nearly(tmp_
         for modality in MODALITIES:
             assert row[f"{modality} holds"] == 1 and row[f"{modality} lowest fresh"] > keep - 0.1
         assert row["word first"] >= default["word first"] - 0.05
+
+
+def test_beta_falls_to_a_ten_thousandth_at_most_and_a_similarity_near_0_is_measured_in_hundredths():
+    left = torch.tensor([-1.0, 0.0, 0.2, 0.0])
+    # Of the last a thousandth is missing, which is a tenth of a hundredth.
+    ratio = beta_ratio(left, torch.tensor([0.3, 0.3, 0.3, 0.001]))
+    expected = torch.tensor([-9.0, -9.0, -10 / 3, -1.0]).exp()
+    torch.testing.assert_close(ratio, expected)
+
+
+def test_what_is_just_enough_is_enough_and_closes_masks_as_far_as_is_tried():
+    def look(alpha):
+        return Held(alpha, torch.full((1,), 0.5), torch.full((1,), 0.5))
+
+    found = compress_until(look, torch.zeros(1, 1, 1), torch.tensor([0.5]))
+    assert float(found.alpha) == pytest.approx(-3 * (7 / 8) ** 2)
+
+
+def test_where_nothing_is_enough_the_masks_that_leave_most_are_taken_the_fitted_ones_among_equals():
+    def look(alpha):
+        left = -(alpha[:, 0, 0] - torch.tensor([2.3, 0.0])).abs()
+        return Held(alpha, left, left)
+
+    # Shifts of 6 t^2 with t = 1/2, 3/4, 7/8 and of 24 are tried: 1.5 is nearest to 2.3, and 0 to 0.
+    found = compress_until(look, torch.zeros(2, 1, 1), torch.tensor([0.5, 0.5]))
+    torch.testing.assert_close(found.alpha[:, 0, 0], torch.tensor([1.5, 0.0]))
+    torch.testing.assert_close(found.relevance, torch.tensor([-0.8, 0.0]))

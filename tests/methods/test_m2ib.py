@@ -1,6 +1,8 @@
 import copy
+import inspect
 import warnings
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +11,15 @@ import torch
 from m2ib_lightning.backbones import Backbone, load_backbone
 from m2ib_lightning.contracts import ContractError
 from m2ib_lightning.data import PairDataModule
-from m2ib_lightning.losses import Bottlenecked, LossTerm
+from m2ib_lightning.losses import (
+    Agreement,
+    Bottlenecked,
+    Compression,
+    LossTerm,
+    Relevance,
+    ScheduledCompression,
+    Sparsity,
+)
 from m2ib_lightning.methods import M2IB, RELEASED
 from tests.checkpoints import random_clip
 from tests.methods import reference
@@ -122,8 +132,6 @@ def test_a_term_of_the_users_own_is_weighed_and_kept_in_the_history(embedded):
         def forward(self, tower: Bottlenecked) -> torch.Tensor:
             return tower.lambda_.mean((1, 2))
 
-    from m2ib_lightning.losses import Compression, Relevance
-
     result = explain(
         embedded, scene_pairs(1), modalities=["image"], loss_terms=[Compression(), Relevance(), MaskMean(0.5)], **FAST
     )[0]
@@ -233,3 +241,128 @@ def test_compiled_towers_give_the_same_maps(embedded, monkeypatch):
         ours = explain(embedded, pairs, compile=True, **FAST)
     for a, b in zip(ours, explain(embedded, pairs, **FAST), strict=True):
         assert_same_maps(a, b)
+
+
+def test_what_is_not_said_is_as_documented(embedded):
+    method = M2IB(embedded)
+    usual = {
+        "steps": 10, "noise_samples": 2, "lr": 1.0, "initial_alpha": 5.0, "reader": None, "prior": "measured",
+        "read_out": "mean", "tolerance": 1e-3, "patience": 3, "noise_chunk": None, "antithetic": True,
+        "compile": False, "graphs": True, "seed": 0, "keep": None, "image_beta": 3.0, "text_beta": 0.1,
+    }  # fmt: skip
+    known = inspect.signature(M2IB).parameters
+    assert {name: known[name].default for name in usual} == usual
+    assert method.betas == {"image": 3.0, "text": 0.1} and not method.automatic_optimization
+    assert not method.compile_towers and method.graphs and method.noise.antithetic
+    assert [(type(term), term.weight) for term in method.loss_terms] == [(Compression, 1.0), (Relevance, 1.0)]
+    assert RELEASED == {
+        "image_beta": 0.1, "text_beta": 0.1, "steps": 10, "lr": 1.0, "noise_samples": 10, "initial_alpha": 5.0,
+        "prior": "unit", "read_out": "bottleneck", "antithetic": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "less"),
+    [
+        ("steps", 1, 0),
+        ("noise_samples", 1, 0),
+        ("image_beta", 0, -0.1),
+        ("text_beta", 0, -0.1),
+        ("tolerance", 0, -1e-9),
+        ("patience", 1, 0),
+        ("noise_chunk", 1, 0),
+    ],
+)
+def test_the_least_that_is_documented_is_allowed_and_less_is_not(name, least, less):
+    M2IB(**{name: least})
+    with pytest.raises(ValueError, match=f"`{name}` to be at least {least} but got {less}"):
+        M2IB(**{name: less})
+
+
+def test_a_rate_is_above_0_and_a_share_to_keep_at_most_all():
+    assert (M2IB(lr=0.01).lr, M2IB(keep=1.0).keep, M2IB(keep=0.01).keep, M2IB(tolerance=None).tolerance) == (
+        0.01, 1.0, 0.01, None
+    )  # fmt: skip
+    for lr in (0.0, -1.0):
+        with pytest.raises(ValueError, match=f"`lr` to be above 0 but got {lr}"):
+            M2IB(lr=lr)
+
+
+@pytest.mark.parametrize("terms", [[Compression()], [Relevance()], [Sparsity(), Relevance()]])
+def test_a_share_to_keep_needs_something_to_trade(terms):
+    named = ", ".join(type(term).__name__ for term in terms)
+    with pytest.raises(
+        ValueError, match=rf"Relevance and Compression among `loss_terms` with keep=0.9 but got {named}\."
+    ):
+        M2IB(keep=0.9, loss_terms=terms)
+    assert len(M2IB(loss_terms=terms).loss_terms) == len(terms)
+
+
+def test_terms_have_names_of_their_own_and_see_what_is_explained():
+    with pytest.raises(ValueError, match=r"of different names but got 'compression' more than once"):
+        M2IB(loss_terms=[Compression(), Relevance(), ScheduledCompression()])
+    with pytest.raises(ValueError, match=r"both modalities for Agreement but got \['image'\]"):
+        M2IB(modalities=["image"], loss_terms=[Relevance(), Agreement()])
+    assert len(M2IB(loss_terms=[Relevance(), Agreement()]).loss_terms) == 2
+
+
+def test_settings_are_those_of_the_towers_and_terms_and_betas_only_where_they_are_given(embedded):
+    method = M2IB(embedded, ["text"], loss_terms=[Relevance(), Compression(0.5)], steps=4)
+    method.prepare()
+    made = method.settings
+    assert (made["text_layer"], made["steps"], made["loss_terms"]) == ("embeddings", 4, ["Relevance", "Compression"])
+    assert made["image_beta"] == 3.0 and made["text_beta"] == 0.1 and made["modalities"] == ["text"]
+    assert not {"noise_chunk", "compile", "graphs", "optimizer", "backbone_name"} & set(made)
+    assert method.setting == {
+        "weights": embedded.weight_hash, "read_out": "mean", "text_layer": "embeddings", "text_beta": 0.1,
+        "loss_terms": ["Relevance 1", "Compression 0.5"],
+    }  # fmt: skip
+    keeping = M2IB(embedded, keep=0.9)
+    keeping.prepare()
+    assert keeping.settings["keep"] == 0.9 and not {"image_beta", "text_beta"} & set(keeping.settings)
+
+
+def test_a_fit_logs_means_and_its_steps_and_ends_where_every_pair_is_done(embedded):
+    method = M2IB(embedded, modalities=["text"], noise_samples=1, antithetic=False)
+    trainer = quiet_trainer(max_epochs=2)
+    trainer.fit(method, PairDataModule(scenes=3, batch_size=2))
+    logged, found = trainer.callback_metrics, method.attributions()
+    assert method.steps == 2 and float(logged["step"]) == 2.0 and float(logged["pairs/running"]) == 3
+    for name in ("loss/total", "text/relevance"):
+        # Lightning weighs the batches of two and of one by their sizes.
+        assert float(logged[name]) == pytest.approx(np.mean([a.history[name][-1] for a in found]), rel=1e-4)
+    assert set(trainer.progress_bar_metrics) == {"loss/total"}
+    assert [(a.id, a.steps, a.stop_reason) for a in found] == [(a.id, 2, "max_steps") for a in found]
+    method = M2IB(embedded, modalities=["text"], tolerance=100.0, patience=1, noise_samples=1, antithetic=False)
+    trainer = quiet_trainer(max_epochs=9)
+    trainer.fit(method, PairDataModule(scenes=2, batch_size=1))
+    assert trainer.current_epoch == 2
+    assert [(a.steps, a.stop_reason, len(a.history["loss/total"])) for a in method.attributions()] == [
+        (1, "converged", 2)
+    ] * 2
+
+
+def test_pairs_that_stop_early_keep_their_places_and_what_they_were_then(embedded):
+    class Falling(LossTerm):
+        """Stays for the first pair and falls from step to step for the second."""
+
+        steps = 0
+
+        def forward(self, tower):
+            Falling.steps += 1
+            values = torch.tensor([0.0, -5.0 * Falling.steps])[-len(tower.alpha) :]
+            return values + 0 * tower.lambda_.mean((1, 2))
+
+    arguments = {"modalities": ["image"], "loss_terms": [Relevance(0.0), Falling()], "steps": 5, "noise_samples": 1}
+    found = explain(embedded, scene_pairs(2), tolerance=0.1, patience=2, antithetic=False, **arguments)
+    assert [(a.id, a.steps, a.stop_reason) for a in found] == [("0", 2, "converged"), ("1", 5, "max_steps")]
+    assert [len(a.history["loss/total"]) for a in found] == [3, 5]
+
+
+def test_steps_are_replayed_on_a_gpu_alone_and_only_where_weights_are_fixed_and_masks_open_alike(embedded, monkeypatch):
+    moving = [ScheduledCompression(), Relevance()]
+    arguments = [{}, {"graphs": False}, {"keep": 0.9}, {"loss_terms": moving}]
+    methods = [M2IB(embedded, **some) for some in arguments]
+    assert [method._replays() for method in methods] == [False] * 4
+    monkeypatch.setattr(M2IB, "prepare", lambda self: SimpleNamespace(device=torch.device("cuda")))
+    assert [method._replays() for method in methods] == [True, False, False, False]

@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 
 from m2ib_lightning.backbones import Backbone, load_backbone
 from m2ib_lightning.data import PairDataModule
-from m2ib_lightning.losses import Bottlenecked, Compression, LossTerm, Relevance
+from m2ib_lightning.losses import Agreement, Bottlenecked, Compression, LossTerm, Relevance, ScheduledCompression
 from m2ib_lightning.methods import M2IB, RELEASED
 from tests.methods.made import FAST, assert_same_maps, explain, quiet_trainer, scene_pairs
 
@@ -232,3 +232,98 @@ def test_statistics_are_those_of_the_masks(embedded):
     assert found["text/bits_per_token"] == pytest.approx(float(sum(nats) / 2) / np.log(2), rel=1e-5)
     assert found["text/closed"] == pytest.approx(float(sum(closed) / 2), rel=1e-5)
     assert found["pairs/running"] == 2
+
+
+def test_a_weight_that_moves_is_kept_and_multiplies_the_term_at_each_step(embedded):
+    terms = [ScheduledCompression(start=0.5, steps=2), Relevance()]
+    (a,) = explain(embedded, scene_pairs(1), modalities=["image"], loss_terms=terms, steps=4, noise_samples=1)
+    h = a.history
+    np.testing.assert_allclose(h["image/compression_weight"], [1.5, 2.25, 3.0, 3.0])
+    total = h["image/compression_weight"] * h["image/compression"] - h["image/relevance"]
+    np.testing.assert_allclose(h["loss/total"], total, rtol=1e-5)
+
+
+def test_what_a_pairs_relevance_counts_for_divides_what_compression_costs_it(embedded):
+    method = M2IB(embedded, modalities=["image"], **FAST)
+    batch = embedded.preprocess_pairs(scene_pairs(2))
+    half = method.attribute(batch._replace(weights=torch.tensor([0.5, 1.0])))
+    dear = M2IB(embedded, modalities=["image"], image_beta=6.0, **FAST).attribute(batch)
+    assert_same_maps(half[0], dear[0])
+    assert_same_maps(half[1], method.attribute(batch)[1])
+
+
+def test_a_term_sees_the_tokens_the_grid_and_both_clean_embeddings_of_its_tower(embedded):
+    seen = {}
+
+    class Watching(LossTerm):
+        def forward(self, tower):
+            seen[tower.modality] = tower
+            return tower.lambda_.mean((1, 2))
+
+    batch = embedded.preprocess_pairs(scene_pairs(2))
+    M2IB(embedded, loss_terms=[Relevance(), Watching()], steps=1, noise_samples=3).attribute(batch)
+    image, text = (embedded.embed(m, batch) for m in ("image", "text"))
+    for m, own, other in (("image", image, text), ("text", text, image)):
+        tower = seen[m]
+        torch.testing.assert_close(tower.clean, own, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(tower.other, other, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(tower.target, torch.nn.functional.normalize(other, dim=-1), rtol=1e-4, atol=1e-5)
+        assert tower.embedding.shape == (3, *own.shape)
+    assert seen["image"].grid == (8, 8) and seen["text"].grid is None
+    assert seen["image"].content.sum(1).tolist() == [64, 64] and not seen["image"].content[:, 0].any()
+    lengths = [len(tokens) for tokens in batch.tokens]
+    assert seen["text"].content.sum(1).tolist() == [length - 2 for length in lengths]
+    assert seen["text"].open.sum(1).tolist() == lengths  # on the embeddings EOS is a token like any other
+    assert seen["image"].open.sum(1).tolist() == [64, 64]  # CLS is held at its mean
+
+
+def test_joint_terms_count_only_where_both_towers_are_fitted(embedded):
+    method = M2IB(embedded, loss_terms=[Relevance(), Agreement()], steps=1, noise_samples=1)
+    batch = embedded.preprocess_pairs(scene_pairs(1))
+    targets = {"text": torch.nn.functional.normalize(embedded.embed("image", batch), dim=-1)}
+    both, one = method.attribute(batch)[0], method.attribute(batch._replace(targets=targets))[0]
+    assert set(both.history) == {"loss/total", "image/relevance", "text/relevance", "joint/agreement"}
+    assert set(one.history) == {"loss/total", "text/relevance"} and one.image_map is None
+    parts = [both.history[name] for name in both.history if name != "loss/total"]
+    np.testing.assert_allclose(both.history["loss/total"], -sum(parts), rtol=1e-5)
+
+
+def test_mean_masks_stand_where_maps_do_and_are_0_where_nothing_is_masked(embedded):
+    fit = M2IB(embedded, text_layer=1).new_fit(embedded.preprocess_pairs(scene_pairs(2)))
+    for m in ("image", "text"):
+        torch.nn.init.normal_(fit.bottleneck(m).alpha)
+    lambda_, is_open = fit.bottleneck("text").lambda_.detach(), fit.bottleneck("text").open
+    for row, mask, shown in zip(fit.mean_masks("text"), lambda_, is_open, strict=True):
+        torch.testing.assert_close(row, mask.mean(1) * shown)
+        assert not row[~shown].any() and (row[shown] > 0).all()
+    images = fit.bottleneck("image").lambda_.detach()[:, 1:].mean(2)
+    assert [picture.shape for picture in fit.mean_masks("image")] == [(8, 8)] * 2
+    torch.testing.assert_close(torch.stack(fit.mean_masks("image")).flatten(1), images)
+    alone = M2IB(embedded, modalities=["image"]).new_fit(embedded.preprocess_pairs(scene_pairs(1)))
+    assert alone.mean_masks("text") is None and alone.maps("text") is None
+
+
+@pytest.mark.parametrize(("pairs", "samples", "chunk"), [(1, 40, 31), (2, 40, 15), (2, 4, 4), (40, 4, 1)])
+def test_on_a_processor_some_two_thousand_tokens_go_through_a_tower_at_once(embedded, pairs, samples, chunk):
+    method = M2IB(embedded, modalities=["image"], noise_samples=samples)
+    fit = method.new_fit(embedded.preprocess_pairs(scene_pairs(1) * pairs))  # 65 tokens each
+    assert fit._chunk() == chunk
+    fit.noise_chunk = 3
+    assert fit._chunk() == 3
+    fit.noise_chunk = 99
+    assert fit._chunk() == samples
+
+
+def test_a_fit_that_is_opened_again_makes_the_same_steps(embedded):
+    method = M2IB(embedded, modalities=["image"], **FAST)
+    fit = method.new_fit(embedded.preprocess_pairs(scene_pairs(2)))
+    found = []
+    for _ in range(2):
+        fit.restart()
+        assert fit.history == [] and (fit.bottleneck("image").alpha == 5).all() and fit.stopping.running.all()
+        optimizer = method.new_optimizer(fit.parameters())
+        for _ in range(2):
+            fit.step(optimizer)
+        found.append(torch.stack(fit.maps("image")))
+        assert len(fit.history) == 2 and all(p.grad is None for p in fit.parameters())
+    torch.testing.assert_close(*found, rtol=0, atol=0)

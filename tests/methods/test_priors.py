@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from m2ib_lightning import load_backbone
 from m2ib_lightning.data import make_scene
 from m2ib_lightning.methods import priors
-from m2ib_lightning.methods.priors import about, find_priors
+from m2ib_lightning.methods.priors import about, default_layer, find_priors
 from m2ib_lightning.prior import Prior, write_priors
 
 LAYERS = {"image": 1}
@@ -193,3 +194,80 @@ def test_a_model_that_nothing_is_kept_of_is_said_once_to_gain_by_calibrating(cac
     find_priors(backbone, "measured", {"image": 2})
     (said,) = caplog.messages
     assert re.fullmatch(r".* than mine; `m2ib calibrate` .*", said)
+
+
+def test_where_a_bottleneck_sits_in_towers_of_any_depth():
+    depths = (1, 2, 3, 4, 8, 12, 24)
+    assert [default_layer("image", depth, "unit") for depth in depths] == [0, 0, 1, 2, 6, 9, 18]
+    assert [default_layer("text", depth, "unit") for depth in depths] == [0, 0, 1, 2, 6, 9, 18]
+    assert [default_layer("image", depth, "measured") for depth in depths] == [0, 0, 1, 2, 3, 4, 9]
+    assert {default_layer("text", depth, "measured") for depth in depths} == {"embeddings"}
+
+
+def test_the_scenes_that_stand_for_data_are_64_in_batches_of_16(monkeypatch):
+    asked, batches = [], []
+
+    def made(seed, **arguments):
+        asked.append((seed, *arguments.values()))
+        return SimpleNamespace(image=seed, text=str(seed))
+
+    monkeypatch.setattr(priors, "make_scene", made)
+    backbone = SimpleNamespace(preprocess=lambda images, texts: batches.append((images, texts)))
+    assert len(list(priors.scene_batches(backbone))) == 4
+    assert [images for images, _ in batches] == [list(range(900_000 + i, 900_016 + i)) for i in (0, 16, 32, 48)]
+    assert [texts for _, texts in batches] == [[str(i) for i in images] for images, _ in batches]
+    # As many objects and named ones as each in its turn.
+    assert asked[:6] == [(900_000, 2, 1), (900_001, 3, 2), (900_002, 4, 1), (900_003, 2, 2), (900_004, 3, 1),
+                         (900_005, 4, 2)]  # fmt: skip
+
+
+def test_the_cache_is_the_users_own_and_moves_where_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert priors.cache_folder() == tmp_path / "m2ib_lightning" / "priors"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert priors.cache_folder() == tmp_path / "home" / ".cache" / "m2ib_lightning" / "priors"
+
+
+def test_a_cache_is_made_for_its_user_alone_and_used_where_it_is_there(cache, measured, backbone):
+    for layer in (1, 2):
+        find_priors(backbone, "measured", {"image": layer})
+        assert cache.stat().st_mode & 0o777 == 0o700
+    assert {file.name for file in cache.iterdir()} == {
+        f"{backbone.weight_hash}-image-{layer}-1.safetensors" for layer in (1, 2)
+    }
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs the permissions of Unix")
+def test_a_file_is_open_to_others_where_they_may_write_it_or_own_it(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.touch(0o600)
+    tmp_path.chmod(0o755)
+    assert not priors.is_open_to_others(file)
+    for mode, others in ((0o664, False), (0o602, True), (0o601, False), (0o604, False)):
+        file.chmod(mode)
+        assert priors.is_open_to_others(file) == others
+    file.chmod(0o600)
+    found = SimpleNamespace(st_mode=0o100600, st_uid=7)
+    stand_in = SimpleNamespace(
+        stat=lambda: found, parent=SimpleNamespace(stat=lambda: SimpleNamespace(st_mode=0o40700, st_uid=0))
+    )
+    for user, others in ((7, False), (8, True)):
+        monkeypatch.setattr(os, "getuid", lambda user=user: user)
+        assert priors.is_open_to_others(stand_in) == others
+
+
+def test_only_what_a_cache_lacks_is_measured_and_a_known_model_is_told_nothing(
+    cache, measured, backbone, monkeypatch, caplog
+):
+    monkeypatch.setattr(backbone, "name", "mine")
+    find_priors(backbone, "measured", {"image": 1})
+    assert len(caplog.messages) == 1
+    both = find_priors(backbone, "measured", {"image": 1, "text": 1})
+    assert list(both) == ["image", "text"] and measured == [{"image": 1}, {"text": 1}] and len(caplog.messages) == 1
+
+
+def test_the_unit_prior_is_0_and_1_for_each_channel_of_each_tower(backbone):
+    found = find_priors(backbone, "unit", {"image": 1, "text": 0})
+    assert {m: len(prior.std) for m, prior in found.items()} == {m: backbone.tower(m).width for m in ("image", "text")}
+    assert all((prior.std == 1).all() and not prior.mean.any() for prior in found.values())

@@ -1,5 +1,9 @@
 """A reader learns the masks of fits, comes near those of pairs that it has not seen, and is kept whole."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -9,9 +13,11 @@ from torch.utils.data import DataLoader
 from m2ib_lightning import AttributionStore, load_backbone
 from m2ib_lightning.bottleneck import NoiseBank
 from m2ib_lightning.cli import main
-from m2ib_lightning.methods import M2IB
-from m2ib_lightning.methods.reader import FILE, MaskReader, Size
-from m2ib_lightning.methods.reader_training import ReaderTraining, distances, fitted
+from m2ib_lightning.methods import M2IB, reader_training
+from m2ib_lightning.methods.mask_fit import MaskFit
+from m2ib_lightning.methods.reader import FILE, MaskReader, Size, TowerReader
+from m2ib_lightning.methods.reader_training import Known, ReaderTraining, compare_with_fit, distances, fitted
+from m2ib_lightning.types import BadPair, HiddenStates
 from tests.checkpoints import random_clip
 from tests.made import failure
 from tests.methods.made import assert_same_maps, quiet_trainer, scene_pairs
@@ -212,3 +218,157 @@ def test_the_verb_trains_goes_on_and_its_configuration_explains(tmp_path, capsys
     assert [a.steps for a in AttributionStore(tmp_path / "maps" / "attributions")] == [0, 0]
     with pytest.raises(SystemExit):
         main([*words, str(folder), *quick, "--trainer.max_epochs", "3", "--model.image_beta", "1"])
+
+
+def test_an_untrained_reader_leaves_all_masks_nearly_closed(embedded, tmp_path):
+    module = ReaderTraining(M2IB(embedded), tmp_path)
+    assert module.reader.size == Size() == (128, 2) and module.lr == 1e-3
+    batch = embedded.preprocess_pairs(scene_pairs(2))
+    for modality in TOWERS:
+        tower = module.reader.towers[modality]
+        hidden = embedded.tower(modality).prefix(batch, 1)
+        pull = torch.randn(hidden.states.shape, generator=torch.Generator().manual_seed(0))
+        logits = tower(hidden, pull).detach()
+        # 128 channels of size 1 by weights of 0.02.
+        assert float(logits.mean()) == pytest.approx(-3, abs=0.05) and float(logits.std()) == pytest.approx(
+            0.23, abs=0.05
+        )
+
+
+def test_the_network_of_a_tower_is_a_transformer_of_heads_of_32_that_normalises_first(embedded):
+    tower = TowerReader(10, Size(64, 3))
+    assert len(tower.blocks) == 3
+    for block in tower.blocks:
+        assert block.self_attn.num_heads == 2 and block.norm_first and block.self_attn.batch_first
+        assert block.linear1.out_features == 128 and block.dropout.p == 0
+        assert torch.equal(block.activation(torch.tensor([-1.0])), F.gelu(torch.tensor([-1.0])))
+    assert (tower.enter.in_features, tower.leave.out_features) == (20, 10)
+
+
+def test_states_come_in_in_units_of_the_prior(embedded, tmp_path):
+    tower = training(embedded, tmp_path).reader.towers["image"]
+    hidden = embedded.image.prefix(embedded.preprocess_pairs(scene_pairs(1)), 3)
+    torch.testing.assert_close(tower.normalised(hidden) * tower.std + tower.mean, hidden.states)
+    assert float(tower.std.min()) > 0 and not torch.allclose(tower.normalised(hidden), hidden.states)
+
+
+def test_priors_that_differ_by_rounding_alone_are_the_readers(embedded, saved):
+    method = M2IB(embedded)
+    method.prepare()
+    reader, priors = MaskReader.load(saved), {m: tower.prior for m, tower in method.towers.items()}
+    near = {m: replace(prior, mean=prior.mean + 5e-4, std=prior.std + 5e-4) for m, prior in priors.items()}
+    reader.check(method.setting, near)
+    for part in ("mean", "std"):
+        far = priors | {"text": replace(priors["text"], **{part: getattr(priors["text"], part) + 0.1})}
+        with pytest.raises(ValueError, match=r"trained for another prior of the text\. Remedy"):
+            reader.check(method.setting, far)
+    with pytest.raises(ValueError, match=r"trained for more None and not 1; weights '.*' and not 'x'\. Remedy"):
+        reader.check({"more": 1, "weights": "x"}, near)
+
+
+def test_a_reader_whose_weights_are_not_finite_is_refused_and_a_good_one_is_frozen(saved):
+    reader = MaskReader.load(saved / FILE)
+    assert not any(p.requires_grad for p in reader.parameters()) and not any(m.training for m in reader.modules())
+    reader.towers["text"].leave.bias[0] = torch.nan
+    reader.save(saved)
+    with pytest.raises(ValueError, match=r"Expected finite weights but .* has others"):
+        MaskReader.load(saved)
+
+
+@pytest.mark.parametrize(("width", "blocks"), [(0, 1), (31, 1), (33, 1), (16, 1), (32, 0)])
+def test_a_network_of_no_such_size_is_refused(embedded, width, blocks, tmp_path):
+    with pytest.raises(ValueError, match="`width` to be a multiple of 32" if blocks else "`blocks` to be at least 1"):
+        ReaderTraining(M2IB(embedded), tmp_path, width=width, blocks=blocks)
+
+
+def test_a_method_that_reads_masks_already_teaches_no_reader(embedded, saved, tmp_path):
+    with pytest.raises(ValueError, match=r"Expected a method without `reader` to train one for\. Remedy"):
+        ReaderTraining(M2IB(embedded, reader=str(saved)), tmp_path)
+
+
+@pytest.mark.parametrize(("epoch", "epochs", "rate"), [(0, 4, 0.2), (1, 4, 0.15), (3, 4, 0.05), (0, None, 0.2)])
+def test_the_rate_falls_in_a_line_to_0_over_the_epochs(embedded, epoch, epochs, rate, tmp_path, monkeypatch):
+    module = training(embedded, tmp_path, lr=0.2)
+    optimizer = module.configure_optimizers()
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01]
+    monkeypatch.setattr(ReaderTraining, "trainer", SimpleNamespace(max_epochs=epochs, optimizers=[optimizer]))
+    monkeypatch.setattr(ReaderTraining, "current_epoch", epoch)
+    module.on_train_epoch_start()
+    assert [group["lr"] for group in optimizer.param_groups] == [pytest.approx(rate)]
+
+
+def test_a_training_step_sums_the_distances_of_both_towers_over_the_pairs_that_can_be_read(
+    embedded, tmp_path, monkeypatch
+):
+    module, logged = training(embedded, tmp_path / "made" / "here"), {}
+    monkeypatch.setattr(module, "log", lambda name, value, **said: logged.update({name: (value.detach().item(), said)}))
+    monkeypatch.setattr(
+        module, "log_dict", lambda values, **said: [module.log(n, v, **said) for n, v in values.items()]
+    )
+    one, two = scene_pairs(2)
+    module.hold_out([two, BadPair("b", "", "", "")])
+    assert module.held_out == {two.id} and module.training_step([two, BadPair("c", "", "", "")], 0) is None
+    loss = module.training_step([one, BadPair("b", "", "", ""), two], 0)
+    assert loss.requires_grad and set(logged) == {
+        "image/logits", "image/nats", "text/logits", "text/nats", "loss/total"
+    }  # fmt: skip
+    parts = sum(value for name, (value, _) in logged.items() if name != "loss/total")
+    assert float(loss.detach()) == pytest.approx(parts) == pytest.approx(logged["loss/total"][0])
+    assert {said["batch_size"] for _, said in logged.values()} == {1} and logged["loss/total"][1]["prog_bar"] is True
+    (file,) = module.folder.iterdir()
+    assert file.suffix == ".pt" and len(file.stem) == 32
+
+
+def test_a_distance_is_a_mean_over_the_tokens_that_are_masked_and_0_where_none_is(embedded, tmp_path):
+    module = training(embedded, tmp_path)
+    tower = module.reader.towers["text"]
+    states = torch.zeros(1, 3, embedded.text.width) + tower.mean
+    hidden = HiddenStates(states, torch.ones(1, 3).bool(), torch.zeros(1, 3).bool(), None)
+    pull, is_open = torch.ones_like(states), torch.tensor([[True, True, False]])
+    read = module.reader.eval()("text", hidden, pull).detach()
+    offset = torch.tensor([1.0, 3.0, 50.0])[None, :, None]
+    found = distances(module.reader, "text", Known(hidden, pull, read + offset, is_open))
+    assert found["logits"].item() == pytest.approx((1 + 9) / 2, rel=1e-5)
+
+    def nats(alpha):  # of states that are 0: ((1 - m)^2 - 1) / 2 - log(1 - m)
+        lost = 1 - torch.sigmoid(alpha.double())
+        return ((lost**2 - 1) / 2 - lost.log()).sum(2)
+
+    expected = (nats(read).sqrt() - nats(read + offset).sqrt())[:, :2].square().mean()
+    assert found["nats"].item() == pytest.approx(expected.item(), rel=1e-3)
+    none = distances(module.reader, "text", Known(hidden, pull, read + offset, is_open & False))
+    assert {name: value.item() for name, value in none.items()} == {"logits": 0, "nats": 0}
+
+
+def test_a_pair_whose_masks_are_not_finite_teaches_nothing(embedded, tmp_path, monkeypatch):
+    module, original = training(embedded, tmp_path), MaskFit.step
+
+    def step(fit, optimizer):
+        original(fit, optimizer)
+        fit.bottleneck("image").alpha.data[0, 3, 1] = torch.nan
+
+    monkeypatch.setattr(MaskFit, "step", step)
+    known = fitted(module.method, scene_pairs(2))
+    assert not known["image"].open[0].any() and known["image"].open[1].any() and known["text"].open.any(1).all()
+    assert known["image"].alpha.isfinite().all() and known["image"].alpha.dtype == torch.float16
+    for modality in TOWERS:
+        assert known[modality].pull.abs().amax((1, 2)).tolist() == [1, 1]
+
+
+def test_maps_that_are_read_are_held_against_those_of_the_fit_in_a_line(embedded, tmp_path, monkeypatch):
+    module, clock = training(embedded, tmp_path), iter([0.0, 1.0, 5.0, 9.0])
+    monkeypatch.setattr(reader_training, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    asked = []
+
+    def attribute(batch):
+        method = module.method
+        asked.append((method.reader is module.reader, method.steps))
+        maps = {"image": [1.0, 2, 3, 4], "text": [1.0, 2, 3, 4] if method.reader is None else [4.0, 3, 2, 1]}
+        return [SimpleNamespace(content_of=lambda m: np.array(maps[m], dtype=np.float32)) for _ in range(2)]
+
+    monkeypatch.setattr(module.method, "attribute", attribute)
+    assert compare_with_fit(module, scene_pairs(2)) == (
+        "On 2 pairs that it was not trained on its maps correlate with those of the fit by 1.000 (image) and "
+        "-1.000 (text), in 0.25 of its time."
+    )
+    assert asked == [(True, 0), (False, 4)]

@@ -74,3 +74,47 @@ def test_a_pair_that_stopped_shows_the_values_it_stopped_at_and_none_that_are_no
     by_pair = [list(values) for values in zip(*(values["other"].tolist() for values in shown), strict=True)]
     # The first converges at its third loss, the second runs on, the third is lost at its third.
     assert by_pair == [pytest.approx([2, 1.9, 1.82, 1.82, 1.82]), pytest.approx([6, 4, 2, 1, 0.4]), [2, 1, 1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([2.0, 4.0, 4.0], ("max_steps", 3)),  # just twice the first
+        ([0.5, 1.5, 1.5], ("max_steps", 3)),  # just 1 above the first
+        ([-3.0, 0.0, 0.0], ("max_steps", 3)),  # just the first's size above it
+        ([-3.0, 0.125], ("diverged", 1)),
+        ([0.5, 1.625], ("diverged", 1)),
+    ],
+)
+def test_a_loss_diverges_above_the_first_by_more_than_its_size_and_1(losses, expected):
+    assert outcome(losses, tolerance=None) == expected
+
+
+def test_a_fall_of_just_the_tolerance_does_not_count_and_one_step_of_patience_is_the_least():
+    assert outcome([1.0, 0.5, 0.0], tolerance=0.5, patience=1) == ("converged", 1)
+    assert outcome([1.0, 0.25, -0.5], tolerance=0.5, patience=1) == ("max_steps", 3)
+
+
+def test_a_fall_gives_a_pair_its_patience_back():
+    assert outcome([1.0, 1.0, 0.5, 0.5, 0.5, 0.5], patience=2) == ("converged", 4)
+
+
+def test_pairs_whose_earlier_losses_are_forgotten_begin_again_and_others_go_on():
+    stopping = follow([[1.0, 1.0], [1.0, 1.0]])
+    stopping.forget(torch.tensor([True, False]))
+    stopping.judge(torch.tensor([9.0, 1.0]))
+    assert [REASONS[r] for r in stopping.reason.tolist()] == ["max_steps", "converged"]
+    for loss in (9.0, 9.0):
+        stopping.judge(torch.tensor([loss, 1.0]))
+    assert [REASONS[r] for r in stopping.reason.tolist()] == ["converged", "converged"]
+    assert stopping.updates.tolist() == [4, 2]
+
+
+def test_a_pair_whose_first_loss_is_not_finite_shows_it_and_of_the_others_some_are_kept():
+    stopping = Stopping(2, None, 1, torch.device("cpu"))
+    loss = torch.tensor([NAN, 1.0])
+    stopping.judge(loss)
+    last = {"loss/total": torch.tensor([7.0, 7.0])}
+    assert stopping.hold_values({"loss/total": loss}, last, 0)["loss/total"].tolist() == [7, 1]
+    stopping.keep(torch.tensor([1]))
+    assert stopping.running.tolist() == [True] and stopping.updates.tolist() == [1]

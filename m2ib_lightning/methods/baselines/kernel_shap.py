@@ -89,7 +89,7 @@ def draw_coalitions(players: int, samples: int, seed: int) -> tuple[Tensor, Tens
     n = players
     if n < 2:
         return torch.zeros(0, n), torch.zeros(0)
-    if n < 30 and 2**n - 2 <= samples:
+    if 2**n - 2 <= samples:
         every = torch.tensor(list(itertools.product((0.0, 1.0), repeat=n)))[1:-1]
         weights = [(n - 1) / (math.comb(n, s) * s * (n - s)) for s in every.sum(1).long().tolist()]
         return every, torch.tensor(weights)

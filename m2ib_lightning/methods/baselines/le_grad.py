@@ -47,10 +47,8 @@ class LeGrad(Baseline):
         scores, weights = block_scores(objective)
         queries = objective.hidden.valid.float()
         total = torch.zeros(objective.content.shape, device=objective.clean.device)
-        blocks = range(len(scores))[self.first_block :]
-        for block in blocks:
-            score = scores[block]
-            (gradient,) = torch.autograd.grad(score.sum(), weights[block], retain_graph=block != blocks[-1])
+        for block in range(len(scores))[self.first_block :]:
+            (gradient,) = torch.autograd.grad(scores[block].sum(), weights[block])
             # Padding behind a text is no query: its rows must not count in the mean.
             rows = reduce(gradient.clamp(min=0), "b heads q l -> b q l", "mean")
             total = total + einsum(rows, queries, "b q l, b q -> b l") / reduce(queries, "b q -> b 1", "sum")

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from m2ib_lightning.losses import Compression, ScheduledCompression
+from m2ib_lightning.losses import Compression
+from m2ib_lightning.losses.scheduled_compression import ScheduledCompression
 from tests.losses.made import tower
 
 
@@ -27,3 +28,10 @@ def test_arguments_out_of_range_are_refused():
         ScheduledCompression(start=-1)
     with pytest.raises(ValueError, match="`steps` to be at least 1"):
         ScheduledCompression(steps=0)
+
+
+def test_by_default_compression_is_free_at_first_and_costs_beta_after_five_steps():
+    term = ScheduledCompression()
+    found = [term.factor(past(*[[0.0]] * step)) for step in (0, 4, 5, 6)]
+    assert found == pytest.approx([0.0, 0.8, 1.0, 1.0]) and term.weight == 1.0
+    assert ScheduledCompression(start=0, steps=1, weight=3.0).weight == 3.0
