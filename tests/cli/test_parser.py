@@ -34,7 +34,7 @@ def test_the_help_of_a_fit_is_in_groups_of_which_the_packages_own_come_first(cap
     assert not re.search(r"return_predictions|seed_everything", help)
     method = " ".join(help[help.index("The method") : help.index("Settings of M2IB")].split())
     assert "--model NAME AttentionRollout, CentrePrior, " in method
-    assert method.endswith("UniformMap, or FILE.CLASS of yours; M2IB by default.")
+    assert " UniformMap, " in method and method.endswith(", or FILE.CLASS of yours; M2IB by default.")
 
 
 def test_the_help_of_another_verb_hides_what_changes_nothing(capsys):

@@ -112,6 +112,8 @@ def test_a_configuration_of_another_verb_gives_what_this_one_takes(capsys, tmp_p
     (tmp_path / "wrong.yaml").write_text("pictres: true\n")
     said = failure(capsys, "test", f"--config={tmp_path / 'wrong.yaml'}")
     assert "pictres" in said
+    said = failure(capsys, "test", f"--config={tmp_path / 'gone.yaml'}")
+    assert f"Expected a file as `config` but {tmp_path / 'gone.yaml'} does not exist." in said
 
 
 def test_a_configuration_that_is_no_plain_yaml_is_said_in_a_line_of_at_most_120_of_its_characters(capsys, tmp_path):
