@@ -47,10 +47,8 @@ def test_by_default_quick_methods_are_compared_by_what_costs_little(compared, ca
     assert compared.data.batch_size == 20 and compared.line == "label" and compared.against == "M2IB"
     assert compared.page == compared.folder / "comparison.html"
     assert compared.examples == [f"scene-{50 + i:06d}" for i in range(4)]
-    assert compared.caption == (
-        "embedded, 6 plain scenes from seed 50, 4 objects of which 1 named; explained in 32-true; "
-        "protocol: corrected (steps=20, masks=32, seed=0)."
-    ) or compared.caption.startswith("embedded, 6 plain scenes from seed 50, ")
+    assert compared.caption.startswith("embedded, 6 plain scenes from seed 50, ")
+    assert compared.caption.endswith("; explained in 32-true; protocol: corrected (steps=20, masks=32, seed=0).")
     said = capsys.readouterr().out.splitlines()
     assert said[:2] == ["tables", "less M2IB"] and said[2] == compared.caption and said[3] == "0 s"
 
