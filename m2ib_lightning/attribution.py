@@ -194,8 +194,10 @@ class Attribution:
         for (start, end), special, value in zip(self.spans, self.special, values, strict=True):
             if special:
                 continue
-            first, last, total = words[-1] if words else (0, 0, 0.0)
-            if words and (start < last or (start == last and _joined(self.text[start - 1 : start + 1]))):
+            if words and (
+                start < words[-1][1] or (start == words[-1][1] and _joined(self.text[start - 1 : start + 1]))
+            ):
+                first, last, total = words[-1]
                 words[-1] = (first, max(last, end), total + float(value))
             else:
                 words.append((start, end, float(value)))

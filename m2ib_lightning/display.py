@@ -129,7 +129,7 @@ def attribution_html(a: Attribution) -> str:
     if a.verdict != "ok":
         parts.append(f"<div style='{BANNER}'><b>{escape(headline(a))}.</b> {escape(SENTENCES[a.verdict])}</div>")
     if a.image_map is not None:
-        data = png_address(a.overlay(_picture(a)))
+        data = png_address(a.overlay(_picture(a.source, *a.image_map.shape)))
         parts.append(f"<img alt='where in the image the evidence lies' src='{data}'>")
     if a.text_map is not None:
         words = [(word, value, math.nan) for word, value in a.words()]
@@ -167,13 +167,12 @@ def _chip(chip: Chip, mask: float, doubtful: bool) -> str:
     )
 
 
-def _picture(a: Attribution) -> Image.Image:
+def _picture(source: str, rows: int, columns: int) -> Image.Image:
     """The picture of a pair from its file, grey and of the map's proportions where there is none."""
     try:
-        with Image.open(a.source) as opened:
+        with Image.open(source) as opened:
             image = ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, ValueError):
-        rows, columns = a.image_map.shape if a.image_map is not None else (1, 1)
         image = Image.new("RGB", (SIDE * columns // max(rows, columns), SIDE * rows // max(rows, columns)), "grey")
     return ImageOps.contain(image, (SIDE, SIDE))
 

@@ -75,3 +75,51 @@ def test_pairs_that_a_backbone_preprocesses_keep_their_texts_and_have_words():
     found = RandomMap(backbone).attribute(backbone.preprocess(pictures, ["a cat", "one red key"]))
     assert [[word for word, _ in a.words()] for a in found] == [["a", "cat"], ["one", "red", "key"]]
     assert [(a.id, a.text) for a in found] == [("0", "a cat"), ("1", "one red key")]
+
+
+def test_what_is_asked_of_each_pair_goes_with_it():
+    key = make_scene(7, ("cat", "key"))
+    kind = {"method": "saliency"}
+    (a,) = m2ib.explain(key.image, "a cat", phrases=["cat"], regions=[(0, 0, 48, 48)], **kind)
+    assert [phrase.text for phrase in a.phrases] == ["cat"] and len(a.regions) == 1
+    none, foil = m2ib.explain([key.image] * 2, ["a cat", "a key"], against=["a dog", "a bus"], **kind)
+    assert (none.settings["against"], foil.settings["against"]) == ("a dog", "a bus")
+    assert not (none.phrases or none.regions)
+
+
+def test_eight_pairs_are_computed_at_once_unless_another_number_is_asked_for(monkeypatch):
+    sizes = []
+
+    class Counting(RandomMap):
+        def attribute(self, batch):
+            sizes.append(len(batch.pairs))
+            return super().attribute(batch)
+
+    picture = make_scene(0).image
+    assert len(m2ib.explain([picture] * 9, "a cat", method=Counting)) == 9 and sizes == [8, 1]
+    sizes.clear()
+    m2ib.explain(picture, ["a", "b", "c"], method=Counting, batch_size=2)
+    assert sizes == [2, 1]
+
+
+def test_a_calibration_gives_settings_and_what_is_asked_for_goes_first(monkeypatch):
+    made = {"image_layer": 3, "image_beta": 0.5, "text_beta": 0.7}
+    monkeypatch.setattr(m2ib.Calibration, "arguments", staticmethod(lambda folder: dict(made)))
+    given = []
+
+    class Recorded(RandomMap):
+        def __init__(self, backbone, image_layer=1, image_beta=3.0, text_beta=4.0, keep=None):
+            super().__init__(backbone)
+            given.append((image_layer, image_beta, text_beta, keep))
+
+    picture = make_scene(0).image
+    for arguments in ({}, {"image_beta": 9.0}, {"keep": 0.9}):
+        m2ib.explain(picture, "a cat", method=Recorded, calibration="folder", **arguments)
+    m2ib.explain(picture, "a cat", method=Recorded)
+    assert given == [(3, 0.5, 0.7, None), (3, 9.0, 0.7, None), (3, 3.0, 4.0, 0.9), (1, 3.0, 4.0, None)]
+
+
+@pytest.mark.parametrize("method", [int, 3, object()])
+def test_what_is_no_method_is_refused(method):
+    with pytest.raises(TypeError, match="Expected `method` to be a name or a class below AttributionMethod but got"):
+        m2ib.explain(make_scene(0).image, "a cat", method=method)

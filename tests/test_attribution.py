@@ -156,3 +156,123 @@ def test_everything_survives_a_file(changed, tmp_path):
     before.save(tmp_path / "a.npz")
     after = Attribution.load(tmp_path / "a.npz")
     assert_equal(before, after)
+
+
+def test_a_result_is_itself_alone_and_begins_with_nothing_that_was_measured():
+    bare = Attribution("a", "", None, None, [], np.zeros(0, bool), [], 0.5)
+    assert bare != Attribution("a", "", None, None, [], bare.special, [], 0.5) and bare in {bare}
+    assert (bare.source, bare.unit, bare.view, bare.truncated) == ("", "nats", (0.0, 0.0, 1.0, 1.0), False)
+    assert (bare.steps, bare.stop_reason) == (0, "") and not (bare.metrics or bare.settings or bare.history)
+    assert np.isnan([bare.image_score, bare.text_score, bare.image_match, bare.text_match]).all()
+
+
+def test_its_repr_says_how_many_steps_were_made_if_any_and_no_word_where_there_is_none():
+    assert "steps" not in repr(attribution(steps=0)) and ", 1 steps (max_steps);" in repr(attribution(steps=1))
+    none = repr(attribution(special=np.ones(8, bool)))
+    assert "8 tokens, most in '' with 0 nats" in none
+    assert "similarity 0.50 -> 0.25, " in repr(attribution(text_score=0.25))
+    assert "similarity 0.50, 2 x 2 patches" in repr(attribution())
+
+
+def test_two_letters_that_touch_are_one_word_whatever_stands_beside_them():
+    spans = [(0, 1), (1, 2), (3, 4), (4, 5), (5, 6)]
+    a = attribution(
+        text="ab c.d",
+        tokens=list("abc.d"),
+        special=np.zeros(5, bool),
+        spans=spans,
+        text_map=np.arange(5, dtype=np.float32),
+    )
+    assert a.words() == [("ab", 1.0), ("c", 2.0), (".", 3.0), ("d", 4.0)]
+    assert a.word_spans(np.ones(5)) == [(0, 2, 2.0), (3, 4, 1.0), (4, 5, 1.0), (5, 6, 1.0)]
+
+
+def drawn(picture: np.ndarray, heat: float, colour: tuple[float, ...], opacity: float = 0.9) -> np.ndarray:
+    """A pixel by hand: a quarter of its colour is left, it is dimmed to 0.6, and covered by the root of the heat."""
+    grey = np.array(Image.fromarray(picture.reshape(1, 1, 3)).convert("L"), float)
+    dimmed = 0.6 * (0.75 * grey.reshape(1) + 0.25 * picture) / 255
+    return 255 * (dimmed + opacity * heat**0.5 * (np.array(colour[:3]) - dimmed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "heats"),
+    [
+        ({"image_score": 0.4}, (0, 1 / 20, 2 / 20, 8 / 20)),  # the last colour stands for 20 nats at least
+        ({"image_score": 0.4, "image_map": 10 * attribution().image_map}, (0, 1 / 8, 2 / 8, 1)),
+        ({}, (0, 1 / 8, 2 / 8, 1)),  # against a foil for 4
+        ({"unit": "cos", "image_map": attribution().image_map / 16}, (0, 1 / 8, 2 / 8, 1)),
+        ({"unit": "cos", "image_map": np.zeros((2, 2), np.float32)}, (0, 0, 0, 0)),
+    ],
+)
+@pytest.mark.parametrize("doubtful", [False, True])
+def test_each_colour_of_an_overlay_stands_for_one_value(changed, heats, doubtful):
+    from matplotlib import colormaps
+
+    a = attribution(
+        **{"history": {}, **changed, "settings": {"modalities": ["image"]}, "image_match": 0.0 if doubtful else 9.0}
+    )
+    a.settings["thresholds"] = {"nats": 0.0}
+    picture = np.array([[[255, 255, 255], [200, 40, 90]], [[0, 0, 0], [10, 220, 250]]], np.uint8)
+    for opacity in (None, 0.5):
+        made = a.overlay(Image.fromarray(picture), style="patch", **({} if opacity is None else {"opacity": opacity}))
+        for pixel, found, heat in zip(picture.reshape(4, 3), np.asarray(made).reshape(4, 3), heats, strict=True):
+            colour = colormaps["gray" if doubtful else "inferno"](round(255 * heat))
+            expected = drawn(pixel, round(255 * heat) / 255, colour, opacity or 0.9)
+            np.testing.assert_allclose(found, expected, atol=0.51)
+
+
+def test_the_last_colour_stands_for_the_highest_value_of_nats_at_least_20_or_4_against_a_foil():
+    tops = [
+        attribution(image_map=np.full((2, 2), top, np.float32), image_score=0.4).image_top for top in (8, 19, 20, 21)
+    ]
+    assert tops == [20, 20, 20, 21]
+    assert [attribution(image_map=np.full((2, 2), top, np.float32)).image_top for top in (3, 4, 5)] == [4, 4, 5]
+    assert attribution(unit="cos", image_map=np.full((2, 2), -1, np.float32)).image_top == 0
+
+
+def test_every_map_that_was_asked_for_has_a_verdict_and_the_worst_is_that_of_the_result():
+    both = attribution(stop_reason="non_finite")
+    assert both.verdicts == {"image": "not_finite", "text": "not_finite"} and both.verdict == "not_finite"
+    one = attribution(text_map=None, image_match=0.0, settings={})
+    assert one.verdicts == {"image": "no_match"} and one.verdict == "no_match"
+    none = attribution(image_map=None, text_map=None, settings={})
+    assert list(none.verdicts) == ["image", "text"] and none.verdict == "not_finite"
+    asked = attribution(settings={"modalities": ["text"]}, history={})
+    assert asked.verdicts == {"text": "ok"} and asked.verdict == "ok"
+
+
+def test_a_foil_stands_in_the_title():
+    assert attribution().title == "an ice-cream van"
+    assert attribution(settings={"against": "a bus"}).title == "an ice-cream van, rather than a bus"
+
+
+def test_the_strongest_place_is_the_centre_of_a_cell_of_what_the_model_saw():
+    values = np.array([[0, 1, 0], [0, 0, 5]], np.float32)
+    # The middle of the last of three columns, and of the last of two rows, of what was seen.
+    found = attribution(image_map=values, view=(0.1, 0.2, 0.7, 1.0)).strongest_region()
+    assert found == pytest.approx((0.1 + 2.5 / 3 * 0.6, 0.2 + 1.5 / 2 * 0.8))
+
+
+def test_patches_cover_what_the_model_saw_to_the_pixel_and_one_pixel_at_least():
+    values = np.array([[4, 1], [2, 3]], np.float32)
+    heat = attribution(image_map=values, view=(0.2, 0.25, 0.6, 0.75)).heatmap((8, 10), "patch")
+    expected = np.zeros((8, 10))
+    expected[2:6, 2:6] = np.kron(values / 4, np.ones((2, 2)))
+    np.testing.assert_array_equal(heat, expected)
+    thin = attribution(image_map=np.ones((1, 1), np.float32), view=(0.5, 0.25, 0.5, 0.25)).heatmap((8, 10), "patch")
+    assert thin.sum() == 1 and thin[2, 5] == 1
+    assert attribution().heatmap((1, 1)).shape == (1, 1)
+
+
+def test_the_values_of_a_map_leave_special_tokens_out_and_each_side_has_its_score():
+    a = attribution(image_score=0.4, text_score=0.25)
+    assert a.content_of("image").tolist() == [0, 1, 2, 8] and a.content_of("text").tolist() == [1, 2, 3, 4, 0.5, 6]
+    assert (a.score_through("image"), a.score_through("text")) == (0.4, 0.25)
+
+
+def test_nothing_that_could_run_is_written_to_a_file_or_read_from_one(tmp_path):
+    with pytest.raises(ValueError, match="allow_pickle"):
+        attribution(history={"loss": np.array([print], dtype=object)}).save(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz", json=np.array([print], dtype=object))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        Attribution.load(tmp_path / "b.npz")

@@ -1,5 +1,5 @@
 import copy
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, astuple, fields, replace
 
 import numpy as np
 import pytest
@@ -11,7 +11,16 @@ from m2ib_lightning.data import make_scene
 from m2ib_lightning.methods import mismatched as kept
 from m2ib_lightning.methods.mismatched import match_scores, mismatched
 from m2ib_lightning.types import Pair
-from m2ib_lightning.verdict import SENTENCES, VERDICTS, Thresholds, headline, judge
+from m2ib_lightning.verdict import (
+    SENTENCES,
+    VERDICTS,
+    Thresholds,
+    check_thresholds,
+    headline,
+    is_difference,
+    is_doubtful,
+    judge,
+)
 
 
 def believable(**changed) -> Attribution:
@@ -50,6 +59,60 @@ def test_a_verdict_is_the_first_reason_that_holds_in_a_modality(changed, image, 
     a = believable(**changed)
     assert a.verdicts == {"image": image, "text": text}
     assert a.verdict == min((image, text), key=lambda v: (v == "ok", VERDICTS.index(v)))
+
+
+def falling(*loss: float) -> dict:
+    return {"loss/total": np.array(loss, np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict"),
+    [
+        ({"image_match": 1.5, "text_match": 1.5}, "ok"),
+        ({"image_score": 0.05}, "ok"),  # a tenth of 0.5
+        ({"image_map": np.full((2, 2), 5, np.float32)}, "ok"),
+        ({"image_map": np.full((2, 2), 1, np.float32), "image_score": float("nan")}, "ok"),
+        ({"image_map": np.array([[20, np.inf]], np.float32)}, "not_finite"),
+        ({"stop_reason": "interrupted"}, "not_converged"),
+        ({"history": {}}, "ok"),
+        ({"history": falling(1.0)}, "ok"),  # a single step tells nothing
+        ({"history": falling(1.0, 0.0)}, "not_converged"),
+        ({"history": falling(1.0, 0.0), "stop_reason": "converged"}, "ok"),
+        ({"history": falling(1.0, 0.0), "settings": {"modalities": ["image"], "keep": 0.9}}, "ok"),
+        ({"history": falling(0.010, 0.004, 0.0)}, "not_converged"),  # however little that is
+        ({"history": falling(1.0, 1.0, 1.0)}, "ok"),
+        ({"history": falling(1.0, 0.25, 0.0)}, "not_converged"),
+        ({"history": falling(1.0, 0.125, 0.0)}, "ok"),
+        ({"history": falling(1.0, -0.5, 0.5)}, "ok"),  # it rose
+        (  # just at the limit
+            {
+                "history": falling(1.0, 0.25, 0.0),
+                "settings": {"modalities": ["image"], "thresholds": {"falling": 0.25}},
+            },
+            "ok",
+        ),
+        ({"settings": {"modalities": ["image"], "keep": 0.94}}, "ok"),  # 0.9 is left, and 0.94 - 0.05 is enough
+        ({"settings": {"modalities": ["image"], "keep": 0.95001}}, "similarity_lost"),
+    ],
+)
+def test_each_reason_begins_at_its_threshold(changed, verdict):
+    assert judge(believable(**changed), "image") == verdict
+
+
+def test_thresholds_are_those_that_are_documented_and_nobody_changes_them_behind_a_result():
+    assert astuple(Thresholds()) == (1.5, 0.1, 0.5, 0.05, 5.0, 0.2)
+    with pytest.raises(FrozenInstanceError):
+        Thresholds().match = 0.0
+    every = {field.name: 0.0 for field in fields(Thresholds)}
+    assert check_thresholds(every) == Thresholds(0, 0, 0, 0, 0, 0) and check_thresholds(None) == Thresholds()
+
+
+def test_a_map_that_was_not_asked_for_is_in_no_doubt():
+    bad = believable(settings={"modalities": ["text"]}, image_match=0.0)
+    assert is_doubtful(bad, "text") and not is_doubtful(bad, "image")
+    assert not is_doubtful(believable(), "image")
+    assert is_difference(believable(image_score=float("nan")), "image") and not is_difference(believable(), "image")
+    assert headline(bad) == "Doubtful: no match" == headline(believable(image_match=0.0))
 
 
 def test_a_user_moves_a_threshold_for_a_run_or_for_one_look():

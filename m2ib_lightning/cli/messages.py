@@ -85,9 +85,9 @@ def _fault(message: str) -> Fault:
     value = re.findall(r"Given value: (.*)", message)
     nested = re.match(r"NestedArg\(key='([\w.]+)', val='?(.*?)'?\)$", value[-1]) if value else None
     key, given = ".".join(keys), value[0] if value else ""
-    if nested:
-        given = nested[2]
-        key = key if nested[1] in keys else f"{key}.{nested[1]}"
+    if nested and keys:
+        # The option may name more than the parsers that refuse it, or these more than the option.
+        key, given = max(key, f"{keys[0]}.{nested[1]}", key=len), nested[2]
     kinds, owners = re.findall(r"Subtypes: \[(.*)\]", message), re.findall(r"given class_path '([^']+)'", message)
     base = next((k for name in re.findall(r"[\w.]+\.\w+", kinds[-1]) if (k := _class(name))), None) if kinds else None
     owners = [owner for owner in owners if _class(owner)]

@@ -122,7 +122,7 @@ class OneLineParser(LightningArgumentParser):
 def _arguments(key: str, kind: type) -> Any:
     """The arguments of a class as a group of options."""
     aside = LightningArgumentParser()
-    aside.add_class_arguments(kind, key, fail_untyped=False, instantiate=False)
+    aside.add_class_arguments(kind, key)
     group: Any = aside._action_groups[-1]
     group._group_actions = [a for a in group._group_actions if a.dest != key and not a.dest.endswith(".help")]
     group.title = f"Settings of {kind.__name__}; those of another: --{key}.help NAME"

@@ -25,7 +25,7 @@ def signed_contrast_to_noise_ratio(saliency: Tensor, truth: Tensor) -> Tensor:
     difference, noise = mean_in - mean_out, (var_in + var_out).sqrt()
     # A constant map has no contrast; rounding must not make one.
     ratio = (difference / noise).masked_fill(values.amax((-2, -1)) == values.amin((-2, -1)), 0.0)
-    return left_out(ratio.float(), ~(truth.any(-1).any(-1) & (~truth).any(-1).any(-1)))
+    return left_out(ratio.float(), ~(truth.flatten(-2).any(-1) & (~truth).flatten(-2).any(-1)))
 
 
 def contrast_to_noise_ratio(saliency: Tensor, truth: Tensor) -> Tensor:

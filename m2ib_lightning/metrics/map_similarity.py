@@ -53,12 +53,12 @@ def spearman(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """Average ranks from 0: how many are smaller, and half of the others that are equal. Memory N, not N x N."""
+    """Twice the average ranks: how many are smaller, and how many are smaller or equal. Memory N, not N x N."""
     order = values.sort(-1).values.contiguous()
     values = values.contiguous()
     smaller = torch.searchsorted(order, values, side="left")
     not_larger = torch.searchsorted(order, values, side="right")
-    return (smaller + not_larger - 1).double() / 2
+    return (smaller + not_larger).double()
 
 
 class _MapSimilarity(PairMetric):

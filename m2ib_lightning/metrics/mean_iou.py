@@ -36,7 +36,7 @@ def mean_iou(saliency: Tensor, truth: Tensor, thresholds: Sequence[float] = THRE
     above = rearrange(saliency, "... -> ... 1") > torch.tensor(thresholds, device=saliency.device)
     inside = rearrange(truth, "... -> ... 1")
     overlap = (above & inside).sum((-3, -2)) / (above | inside).sum((-3, -2)).clamp(min=1)
-    return left_out(overlap.mean(-1), ~truth.any(-1).any(-1))
+    return left_out(overlap.mean(-1), ~truth.flatten(-2).any(-1))
 
 
 class MeanIoU(PairMetric):

@@ -30,7 +30,7 @@ def pointing_game(saliency: Tensor, truth: Tensor, tolerance: int = 0) -> Tensor
     near = _grown(truth, tolerance) if tolerance else truth
     highest = saliency == saliency.amax((-2, -1), keepdim=True)
     hits = (highest & near).sum((-2, -1)) / highest.sum((-2, -1))
-    return left_out(hits, ~truth.any(-1).any(-1))
+    return left_out(hits, ~truth.flatten(-2).any(-1))
 
 
 def _grown(truth: Tensor, radius: int) -> Tensor:

@@ -92,6 +92,33 @@ def test_the_tolerance_of_pointing_is_a_disc():
     assert pointing_game(point, TRUTH, tolerance=3) == 1
 
 
+def test_a_place_exactly_at_the_tolerance_is_near_enough_in_each_direction():
+    for row, column in ((6, 4), (6, 1), (2, 7), (3, 7)):  # 3 below, and 3 to the right of the truth's edge
+        point = torch.zeros(8, 8)
+        point[row, column] = 1
+        assert [float(pointing_game(point, TRUTH, tolerance)) for tolerance in (2, 3)] == [0, 1]
+    assert metrics.PointingGame().tolerance == 0
+    metric = metrics.PointingGame(3)
+    metric.update(point, TRUTH)
+    assert metric.compute() == 1
+    metric.update(torch.stack([point, PERFECT]), TRUTH.expand(2, 8, 8))
+    assert metric.values.tolist() == [1, 1, 1]
+
+
+def test_a_truth_of_one_pixel_and_maps_of_little_mass_are_scored_as_others():
+    truth = torch.tensor([[True, False, False]])
+    saliency = torch.tensor([[0.3, 0.1, 0.2]])
+    assert float(relevance_mass_accuracy(saliency, truth)) == pytest.approx(0.5)
+    assert float(relevance_rank_accuracy(saliency, truth)) == 1
+    assert float(relevance_rank_accuracy(saliency.roll(1, -1), truth)) == 0
+    assert float(relevance_rank_accuracy(torch.tensor([[0.3, 0.3, 0.2]]), truth)) == 0.5  # a tie for one place
+    # Inside 0.3 alone; outside 0.1 and 0.2, whose mean is 0.15 and whose deviation 0.05.
+    assert float(contrast_to_noise_ratio(saliency, truth)) == pytest.approx(0.15 / 0.05, rel=1e-5)
+    assert float(contrast_to_noise_ratio(saliency, ~truth)) == pytest.approx(0.15 / 0.05, rel=1e-5)
+    with pytest.raises(ValueError, match="map in"):
+        mean_iou(-saliency, truth)
+
+
 def slow_rank(saliency, truth):
     """Quantus' way: sort, take K, count; by hand, without ties."""
     best = np.argsort(-saliency.ravel())[: int(truth.sum())]

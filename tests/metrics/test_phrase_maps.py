@@ -64,6 +64,14 @@ def test_retrieval_takes_the_phrase_with_the_largest_share_at_a_thing():
     assert math.isnan(phrase_retrieval(MAPS[:1], TRUTHS[:1]))
 
 
+def test_retrieval_weighs_shares_and_not_how_much_there_is():
+    # Shares at the first thing 0.2 / 0.3 and 0.3 / 0.9, at the second 0.1 / 0.3 and 0.6 / 0.9.
+    maps = torch.tensor([[[0.2, 0.1, -5.0]], [[0.3, 0.6, 0.0]]])
+    truths = torch.tensor([[[True, False, False]], [[False, True, False]]])
+    assert phrase_retrieval(maps, truths) == phrase_retrieval(10 * maps, truths) == 1
+    assert phrase_retrieval(maps, truths[[0, 0]]) == 0.5  # the second phrase is not the one with the larger share
+
+
 def test_words_of_regions_leave_special_tokens_out():
     maps = torch.tensor([[9.0, 1.0, 2.0], [9.0, 3.0, 2.0]])
     truths = torch.tensor([[False, False, True], [False, False, True]])

@@ -11,6 +11,7 @@ from sklearn.metrics import auc, roc_auc_score
 
 from m2ib_lightning import metrics
 from m2ib_lightning.attribution import Attribution
+from m2ib_lightning.contracts import ContractError
 from m2ib_lightning.evaluation.evidence import PairEvidence
 from m2ib_lightning.metrics import (
     area_under_curve,
@@ -185,11 +186,110 @@ def test_infidelity_is_that_of_captum(normalize):
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_correlation_does_not_depend_on_how_large_the_values_are():
+    a, b = torch.rand(2, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for function in (pearson, spearman):
+        expected = float(function(a, b))
+        assert 0 < abs(expected) < 1
+        for scale in (1e-5, 1e5):
+            assert float(function(scale * a, scale * b + 3)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_sensitivity_and_infidelity_of_known_values():
+    # Differences of norm 0.5 and 0.1 beside a map of norm 0.5; beside a map of zeros the differences themselves.
+    saliency = torch.tensor([[0.3, 0.4], [0.0, 0.0]])
+    perturbed = torch.stack([saliency + torch.tensor([0.3, 0.4]), saliency + torch.tensor([0.0, 0.1])])
+    torch.testing.assert_close(max_sensitivity(saliency, perturbed), torch.tensor([1.0, 0.5]))
+    predicted, actual = torch.tensor([0.1, 0.2]), torch.tensor([1.0, 2.0])
+    assert float(infidelity(predicted, actual)) == pytest.approx(0, abs=1e-10)  # up to a factor of 10
+    assert float(infidelity(predicted, actual, normalize=False)) == pytest.approx((0.9**2 + 1.8**2) / 2)
+    assert float(infidelity(torch.zeros(2), actual)) == 2.5
+
+
+STATED = {
+    "PointingGame": ("image", ("saliency", "truth"), "", (0, 1), True),
+    "RelevanceMassAccuracy": ("image", ("saliency", "truth"), "", (0, 1), True),
+    "RelevanceRankAccuracy": ("image", ("saliency", "truth"), "", (0, 1), True),
+    "MeanIoU": ("image", ("heatmap", "truth"), "", (0, 1), True),
+    "ContrastToNoiseRatio": ("image", ("saliency", "truth"), "", (0, math.inf), True),
+    "TokenAUROC": ("text", ("words", "named"), "", (0, 1), True),
+    "TokenMassAccuracy": ("text", ("saliency", "truth", "content"), "", (0, 1), True),
+    "ConfidenceDrop": ("image", ("score", "masked_score"), "100 cos", (0, 200), False),
+    "ConfidenceIncrease": ("image", ("score", "masked_score"), "%", (0, 100), True),
+    "InsertionAUC": ("image", ("insertion",), "cos", (-1, 1), True),
+    "DeletionAUC": ("image", ("deletion",), "cos", (-1, 1), False),
+    "RandomisationSimilarity": ("image", ("values", "randomised"), "", (-1, 1), False),
+    "NonsensePrompt": ("image", ("values", "nonsense"), "", (-1, 1), False),
+    "MaxSensitivity": ("image", ("values", "perturbed"), "", (0, math.inf), False),
+    "Infidelity": ("image", ("predicted_falls", "falls"), "cos²", (0, math.inf), False),
+    "PhrasePointing": ("image", ("phrase_patches", "phrase_touched"), "", (0, 1), True),
+    "PhraseMass": ("image", ("phrase_maps", "phrase_truths"), "", (0, 1), True),
+    "PhraseLeak": ("image", ("phrase_maps", "phrase_others"), "", (0, 1), False),
+    "PhraseRetrieval": ("image", ("phrase_maps", "phrase_truths"), "", (0, 1), True),
+    "RegionWords": ("text", ("region_maps", "region_truths", "content"), "", (0, 1), True),
+}
+"""Of each metric what it scores, what it takes, its unit, its bounds, and whether more is better."""
+
+
 def test_every_metric_states_direction_unit_and_range():
-    for name in metrics.__all__:
-        kind = getattr(metrics, name)
-        if isinstance(kind, type) and issubclass(kind, metrics.PairMetric) and kind is not metrics.PairMetric:
-            metric = kind()
-            low, high = metric.bounds
-            assert low < high and isinstance(metric.higher_is_better, bool) and isinstance(metric.unit, str), name
-            assert metric.left_out == 0, name
+    kinds = {
+        kind.__name__: kind
+        for kind in (getattr(metrics, name) for name in metrics.__all__)
+        if isinstance(kind, type) and issubclass(kind, metrics.PairMetric) and kind is not metrics.PairMetric
+    }
+    found = {
+        name: (m.modality, m.takes, m.unit, m.bounds, m.higher_is_better)
+        for name, m in ((name, kind()) for name, kind in kinds.items())
+    }
+    assert found == STATED
+    for kind in kinds.values():
+        metric = kind()
+        assert metric.left_out == 0 and len(metric.values) == 0
+        assert metric.keeps == (metric.takes if kind.__name__ in ("InsertionAUC", "DeletionAUC") else ())
+    assert metrics.RandomisationSimilarity("text", by_layer=True).keeps == ("by_layer",)
+    assert metrics.InsertionAUC("text").name == "text/InsertionAUC" and metrics.TokenAUROC().name == "text/TokenAUROC"
+
+
+class Seen:
+    """Evidence of a pair: what is named, None else."""
+
+    def __init__(self, **known):
+        for name in STATED_PARTS:
+            setattr(self, name, lambda modality, name=name: known.get(name))
+
+
+STATED_PARTS = {part for _, takes, *_ in STATED.values() for part in takes} | {"by_layer"}
+
+
+def test_a_metric_keeps_a_value_a_pair_and_what_it_says_beside_it():
+    metric = metrics.InsertionAUC("text")
+    whole, lacking = Seen(insertion=torch.tensor([0.0, 1.0, 1.0])), Seen()
+    assert metric.observe(whole) == 0.75 and math.isnan(metric.observe(lacking)) and metric.observe(whole) == 0.75
+    assert metric.values.isnan().tolist() == [False, True, False] and metric.left_out == 1
+    assert metric.compute() == 0.75
+    assert metric.kept(whole) == {"text/insertion": [0, 1, 1]} and metric.kept(lacking) == {"text/insertion": None}
+    assert metrics.PointingGame().inputs(Seen(saliency=torch.ones(1, 1))) is None
+    metric.per_pair = torch.tensor([1.0, math.nan])  # as torchmetrics leaves it where processes share the pairs
+    assert metric.left_out == 1 and metric.values[0] == 1
+
+
+def test_a_metric_computes_once_when_it_is_called_and_gives_one_value_for_a_pair():
+    calls = []
+
+    class Twice(metrics.PairMetric):
+        takes = ("score",)
+        function = staticmethod(lambda score: calls.append(1) or score.expand(2))
+
+    metric = Twice()
+    assert metric(torch.tensor(3.0)) == 3 and len(calls) == 1 and metric.values.tolist() == [3, 3]
+    with pytest.raises(ContractError, match="Expected Twice to return one value per pair"):
+        metric.observe(Seen(score=torch.tensor(1.0)))
+
+
+def test_a_metric_that_takes_or_keeps_what_is_not_known_of_a_pair_is_refused():
+    for what in ("takes", "keeps"):
+        kind = type("Wrong", (metrics.InsertionAUC,), {what: ("tarot",)})
+        said = r"Wrong to take parts of Evidence but got 'tarot'\. Remedy: choose from saliency, heatmap, values, "
+        with pytest.raises(ContractError, match=said) as raised:
+            kind()
+        assert str(raised.value).endswith(", predicted_falls, falls.") and ", _" not in str(raised.value)

@@ -4,7 +4,7 @@ The first line of the module's docstring is its line in `m2ib --help`. It has tw
 inside them:
 
 - `add_arguments(parser)` adds its options; `parser.add_lightning_class_args(PairDataModule, "data")` those of a class.
-- `run(parser, config)` does the work; `parser.instantiate_classes(config)` makes the objects that the options name.
+- `run(parser, config)` does the work; `parser.instantiate(config)` makes the objects that the options name.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def _order(config: Path) -> Sequence[str]:
     parser.add_lightning_class_args(PairDataModule, "data")
     given = parser.parse_object({"data": yaml.safe_load(config.read_text("utf-8")).get("data", {})})
     try:
-        data: PairDataModule = parser.instantiate_classes(given)["data"]
+        data: PairDataModule = parser.instantiate(given)["data"]
         data.setup("predict")
         return data.listed_ids()
     except (OSError, ValueError):
