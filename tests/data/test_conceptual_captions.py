@@ -50,5 +50,7 @@ def test_what_is_wrong_is_named(file, tmp_path: Path):
     for pattern in ("{number}.jpg", "{index", "{}", "{index:x.jpg}"):
         with pytest.raises(ValueError, match=r"^Expected `file_name` of {index}, {crc32} and {url_name} but got"):
             ConceptualCaptions(file, "", pattern)
-    with pytest.raises(ValueError, match=r"a file of captions but nowhere.tsv does not exist. Remedy: correct the path"):
+    with pytest.raises(
+        ValueError, match=r"a file of captions but nowhere.tsv does not exist. Remedy: correct the path"
+    ):
         ConceptualCaptions("nowhere.tsv", "")
