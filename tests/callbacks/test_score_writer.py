@@ -18,8 +18,8 @@ from m2ib_lightning.store import AttributionStore
 from m2ib_lightning.store.lock import FolderLock
 
 
-def tested(writer: ScoreWriter, method=None, data: PairDataModule | None = None, logger=False) -> PairDataModule:
-    data = data or PairDataModule(scenes=3, batch_size=2)
+def score(writer: ScoreWriter, method=None, data: PairDataModule | None = None, logger=False) -> PairDataModule:
+    data = PairDataModule(scenes=3, batch_size=2) if data is None else data
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     trainer = Trainer(accelerator="cpu", logger=logger, callbacks=[writer], **quiet)
     trainer.test(method or CentrePrior("embedded"), datamodule=data, verbose=False)
@@ -30,7 +30,7 @@ def test_every_pair_has_a_row_of_the_method_and_of_each_other_control(tmp_path: 
     clock = iter(range(0, 1000, 6))
     monkeypatch.setattr(score_writer, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     writer = ScoreWriter(tmp_path, [PointingGame()])
-    data = tested(writer, logger=CSVLogger(tmp_path, name="logs", version=""))
+    data = score(writer, logger=CSVLogger(tmp_path, name="logs", version=""))
     frame = pd.read_parquet(tmp_path / "scores.parquet")
     ids = [f"scene-00000{i}" for i in range(3)]
     assert frame.index.tolist() == list(range(9)) and frame["id"].tolist() == ids * 3
@@ -55,14 +55,14 @@ def test_a_test_goes_on_behind_what_is_there_and_is_refused_with_other_settings(
         return ScoreWriter(tmp_path, [PointingGame()], **{"show": False, "controls": False} | options)
 
     data = PairDataModule(scenes=2, batch_size=1)
-    tested(writer(), data=data)
+    score(writer(), data=data)
     assert capsys.readouterr().out == ""
     (tmp_path / "attributions" / "part-00000-000001.parquet").unlink()
     left = [tmp_path / name / ".x.1.unfinished" for name in ("", "scores", "attributions")]
     for file in left:
         file.touch()
     before = (tmp_path / "scores" / "part-00000-000000.parquet").stat().st_mtime_ns
-    tested(writer(), data=PairDataModule(scenes=2, batch_size=1))
+    score(writer(), data=PairDataModule(scenes=2, batch_size=1))
     assert (tmp_path / "scores" / "part-00000-000000.parquet").stat().st_mtime_ns == before
     assert pd.read_parquet(tmp_path / "scores.parquet")["id"].tolist() == ["scene-000000", "scene-000001"]
     assert not any(file.exists() for file in left)
@@ -75,13 +75,13 @@ def test_a_test_goes_on_behind_what_is_there_and_is_refused_with_other_settings(
         ({}, None, {"phrases": ["cat"]}, r"data.phrases: null there, \[\"cat\"\] now"),
     ):
         with pytest.raises(ValueError, match=message):
-            tested(writer(**options), method, PairDataModule(**{"scenes": 2} | changed))
+            score(writer(**options), method, PairDataModule(**{"scenes": 2} | changed))
     assert len(AttributionStore(tmp_path / "attributions")) == 2
 
 
 def test_what_the_scores_follow_from_is_kept_with_them(tmp_path: Path):
     writer = ScoreWriter(tmp_path, [PointingGame()], show=False, controls=False)
-    tested(writer, data=PairDataModule(dataset=Scenes(1)))
+    score(writer, data=PairDataModule(dataset=Scenes(1)))
     found = writer.store.provenance
     assert found.model == "embedded" and found.configuration["data"] == {
         "image": None, "text": None, "source": None, "dataset": "Scenes", "scenes": None,
