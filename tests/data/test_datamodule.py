@@ -197,9 +197,9 @@ class Model:
 @pytest.mark.parametrize(
     ("processors", "device", "asked", "workers"),
     [
-        (4, "cuda", None, 3), (16, "cuda", None, 15), (17, "cuda", None, 16), (64, "cuda", None, 16), (2, "cuda", None, 1),
-        (1, "cuda", None, 0), (64, "cpu", None, 0), (64, None, None, 0), (64, "cuda", 0, 0), (1, "cuda", 2, 2),
-        (64, "cpu", 2, 2),
+        (4, "cuda", None, 3), (16, "cuda", None, 15), (17, "cuda", None, 16), (64, "cuda", None, 16),
+        (2, "cuda", None, 1), (1, "cuda", None, 0), (64, "cpu", None, 0), (64, None, None, 0), (64, "cuda", 0, 0),
+        (1, "cuda", 2, 2), (64, "cpu", 2, 2),
     ],
 )  # fmt: skip
 def test_workers_preprocess_for_a_gpu_beside_the_processor_that_keeps_it_busy(
