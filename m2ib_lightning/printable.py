@@ -23,4 +23,4 @@ def printable(text: str) -> str:
 
 
 def _written_out(code: int) -> str:
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    return f"\\x{code:02x}" if code <= 0x9F else f"\\u{code:04x}"

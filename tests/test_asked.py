@@ -13,7 +13,7 @@ from m2ib_lightning.data.columns import Columns
 from m2ib_lightning.data.images import StoredImage
 from m2ib_lightning.methods import Saliency
 from m2ib_lightning.phrases import foil_modality
-from m2ib_lightning.types import Asked, BadPair, Pair
+from m2ib_lightning.types import Asked, BadPair, Pair, PartTruth, Truth
 
 QUICK = ["--model.steps", "2", "--model.noise_samples", "2", "--trainer.enable_progress_bar", "false"]
 
@@ -123,3 +123,49 @@ def test_the_matrix_of_words_and_patches_has_a_row_for_each_word():
     assert matrix[1].min() >= 0 and matrix[4].max() <= 0 and matrix[4].min() < 0
     row, column = np.unravel_index(matrix[1].argmax(), (8, 8))
     assert (scene.labels[12 * row : 12 * row + 12, 12 * column : 12 * column + 12] == 0).any()
+
+
+def test_what_truth_knows_is_asked_for_with_the_regions_that_it_names():
+    image, seen, unseen = make_scene(0).image, np.ones((2, 2), dtype=bool), np.zeros((2, 2), dtype=bool)
+    parts = [PartTruth(seen, (2, 6)), PartTruth(seen), PartTruth(unseen, (0, 1))]
+    pair, other = Pair("a", image, "a crab", truth=Truth(parts=parts)), Pair("b", image, "a crab")
+    against = other._replace(asked=Asked(against="a tree"))
+    first, second, third = ask_all([pair, other, against], "truth")
+    assert first.asked.phrases == [(2, 6)] and first.asked.regions[0] is seen and len(first.asked.regions) == 1
+    assert second.asked == Asked([], None, []) and third.asked == Asked([], "a tree", [])
+
+
+def test_words_or_nothing_are_asked_of_pairs_that_say_nothing_themselves():
+    image = make_scene(0).image
+    pairs = [Pair("a", image, "a crab"), Pair("b", image, "a", asked=Asked([])), BadPair("c", "", "", "gone")]
+    assert ask_all(pairs) == pairs and ask_all(pairs) is not pairs
+    for phrases in ("auto", "words"):
+        found = ask_all(pairs, phrases)
+        assert found[0].asked == Asked(phrases) and found[1:] == pairs[1:]
+    assert ask_all(pairs, ["Crab", "a", "whale"])[0].asked == Asked([(2, 6), (0, 1)])
+
+
+@pytest.mark.parametrize(
+    ("phrases", "found"),
+    [
+        (None, None), ("", None), ("  ", None), ("[]", None), ([], None), (" auto ", "auto"), ("words", "words"),
+        ("crab;; tree ;", [(2, 6), (11, 15)]), ('["crab"]', [(2, 6)]), ([[2, 6], "tree"], [(2, 6), (11, 15)]),
+    ],
+)  # fmt: skip
+def test_a_cell_of_phrases_says_spans_or_a_keyword_or_nothing(phrases, found):
+    assert read_asked(Asked(phrases), "a crab and tree") == Asked(found)
+
+
+@pytest.mark.parametrize(("against", "found"), [("", None), (" \t", None), ("a dog ", "a dog "), (None, None), (3, 3)])
+def test_an_empty_cell_is_no_foil(against, found):
+    asked = read_asked(Asked(None, against, ["regions"]), "a crab")
+    assert asked == Asked(None, found, ["regions"])
+
+
+@pytest.mark.parametrize("cell", ["[oops", "[" * 100_000])
+def test_a_list_of_phrases_that_is_no_json_is_named_with_the_remedy(cell):
+    with pytest.raises(ValueError) as said:
+        read_asked(Asked(cell), "a crab")
+    assert str(said.value) == (
+        f'Expected phrases but got {cell!r:.80}. Remedy: "auto", phrases split by semicolons, or a list as JSON.'
+    )

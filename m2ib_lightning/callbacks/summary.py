@@ -132,16 +132,14 @@ class Drawing(NamedTuple):
     format: Literal["png", "pdf", "svg"] = "png"
 
 
-def draw(
-    folder: Path, attributions: Sequence[Attribution], pairs: Sequence[Pair], drawing: Drawing | bool = True
-) -> None:
+def draw(folder: Path, attributions: Sequence[Attribution], pairs: Sequence[Pair], drawing: Drawing | bool) -> None:
     """Draw a picture of each pair, in a file named by its id.
 
     Args:
         folder: The folder that the files go to; it is made if it is not there.
         attributions: The results that are drawn, one picture each.
         pairs: The pairs with their pictures.
-        drawing: How; True for the defaults.
+        drawing: How; `True` for the defaults of `Drawing`.
     """
     how = drawing if isinstance(drawing, Drawing) else Drawing()
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,6 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from m2ib_lightning.methods.base import as_attributions
 from m2ib_lightning.methods.mask_fit import MaskFit
@@ -55,8 +54,8 @@ def mask_histograms(watched: Watched) -> dict[Modality, Histogram]:
     found: dict[Modality, Histogram] = {}
     for modality in watched.fit.towers:
         bottleneck = watched.fit.bottleneck(modality)
-        alpha = _numpy(bottleneck.alpha[watched.row])[_numpy(bottleneck.open[watched.row])].ravel()
-        values = 1 / (1 + np.exp(-alpha.clip(-60, 60)))
+        masks = bottleneck.alpha[watched.row].detach().float().sigmoid()
+        values = masks[bottleneck.open[watched.row]].ravel().cpu().numpy()
         counts = np.bincount((values * BINS).astype(int).clip(max=BINS - 1), minlength=BINS)
         found[modality] = Histogram(counts.tolist(), float(values.sum()), float(values @ values))
     return found
@@ -71,8 +70,3 @@ def _states(fit: MaskFit, step: int) -> list[MaskState]:
     capacity = read(image=fit.maps("image"), text=fit.maps("text"))
     mask = read(image=fit.mean_masks("image"), text=fit.mean_masks("text"))
     return [MaskState(step, *each) for each in zip(losses, capacity, mask, strict=True)]
-
-
-def _numpy(values: Tensor) -> np.ndarray:
-    array = values.detach().cpu()
-    return (array.float() if array.is_floating_point() else array).numpy()

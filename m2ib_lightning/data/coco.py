@@ -111,7 +111,8 @@ class COCO(PairSource):
         shapes = {
             name: [r for shape in objects[name] for r in regions_of(shape)] for name in dict.fromkeys(named.values())
         }
-        known = None if None in size else (int(size[0] or 0), int(size[1] or 0))
+        width, height = size
+        known = None if width is None or height is None else (int(width), int(height))
         parts = [(span, shapes[name]) for span, name in sorted(named.items())]
         return TruthReference([r for some in shapes.values() for r in some], sorted(named), known, parts)
 

@@ -59,7 +59,8 @@ def _windowed(values: NDArray[np.float64], data: Any) -> NDArray[np.uint8]:
     centre, width = _first(data.WindowCenter), _first(data.WindowWidth)
     function = data.get("VOILUTFunction", "LINEAR")
     if function == "SIGMOID":
-        return _stretch(1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -500, 500))), 0, 1)
+        # 1 / (1 + exp(-4 x)) of the standard is (1 + tanh(2 x)) / 2, which never overflows.
+        return _stretch(np.tanh(2 * (values - centre) / width), -1, 1)
     if function == "LINEAR":  # of widths from 1, where 1 is a threshold
         centre, width = centre - 0.5, max(width - 1, 1e-6)
     return _stretch(values, centre - width / 2, centre + width / 2)

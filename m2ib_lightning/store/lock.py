@@ -85,6 +85,6 @@ class FolderLock:
                 ) from problem
             warnings.warn(
                 f"{self.folder} is on a file system without locks. See that one command at a time writes there.",
-                stacklevel=2,
+                stacklevel=4,  # who takes the folder
             )
         return True

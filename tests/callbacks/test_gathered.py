@@ -1,6 +1,7 @@
 """What a sweep minimises: neither diffuse maps nor lost similarity win, and no control does."""
 
 import csv
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -58,3 +59,36 @@ def test_neither_the_smallest_beta_nor_the_largest_nor_a_control_wins(tmp_path):
     for kind in (RandomMap, CentrePrior, UniformMap):
         method = kind("embedded")
         assert gathered(method.attribute(method.prepare().preprocess_pairs(scene_pairs(3))), "image") > 1
+
+
+def test_what_is_kept_is_enough_at_nine_tenths_and_the_map_is_held_at_nine_tenths():
+    narrow, even = np.array([[9.0, 1.0]], np.float32), np.array([[8.0, 2.0]], np.float32)
+    assert gathered([made(score=1.0, image_score=0.9, image_map=narrow)], "image") == 1 / 2
+    assert gathered([made(score=1.0, image_score=0.9, image_map=even)], "image") == 2 / 2
+    assert gathered([made(score=1.0, image_score=0.89, image_map=narrow)], "image") == pytest.approx(1.01)
+    assert gathered([made(score=1.0, image_score=0.5, image_map=narrow)], "image", 0.5) == 1 / 2
+    assert gathered([made(score=1.0, image_score=0.4, image_map=narrow)], "image", 0.5) == pytest.approx(1.1)
+    assert gathered([made(score=0.0, image_score=0.5, image_map=narrow)], "image") == pytest.approx(1.9)
+    assert gathered([made(score=-0.1, image_score=-0.1, image_map=narrow)], "image") == pytest.approx(1.9)
+
+
+def test_it_is_logged_at_the_last_step_of_a_fit_of_masks_alone():
+    logged = []
+    logger = SimpleNamespace(log_metrics=lambda found, step: logged.append((found, step)))
+    trainer = SimpleNamespace(loggers=[logger], current_epoch=7)
+    results = [made(score=1.0, image_score=0.9, text_score=0.3, image_map=np.eye(2, dtype=np.float32))]
+
+    class Fitted(M2IB):
+        def __init__(self, *modalities: str) -> None:
+            self.__dict__["modalities"] = modalities
+
+        def attributions(self):
+            return results
+
+    GatheredLogger().on_train_end(trainer, Fitted("image", "text"))
+    GatheredLogger(keep=0.3).on_train_end(trainer, Fitted("text"))
+    GatheredLogger().on_train_end(trainer, SimpleNamespace())
+    (first, step), (second, _) = logged
+    text = gathered(results, "text", 0.3)
+    assert step == 7 and second == {"gathered/text": text, "gathered": text}
+    assert first == pytest.approx({"gathered/image": 0.5, "gathered/text": 1.6, "gathered": 1.05})

@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,14 +12,16 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from m2ib_lightning import AttributionStore
-from m2ib_lightning.callbacks import MaskLogger
-from m2ib_lightning.callbacks.watched import Watched, mask_histograms
+from m2ib_lightning.callbacks import MaskLogger, mask_logger
+from m2ib_lightning.callbacks.mask_sinks import COLUMNS, MaskSink
+from m2ib_lightning.callbacks.watched import Histogram, Watched, mask_histograms
 from m2ib_lightning.cli import main
 from m2ib_lightning.data import PairDataModule, make_scene
 from m2ib_lightning.methods import M2IB
-from m2ib_lightning.report.mask_state import FrameScale
+from m2ib_lightning.report.mask_state import FrameScale, MaskState
 from m2ib_lightning.types import Pair
 from tests.callbacks.offline_run import OfflineRun, read_run
+from tests.made import attribution
 
 PAIRS = ["scene-000000", "scene-000001"]
 SCALARS = {"loss/total", "image/compression", "image/relevance", "text/compression", "text/relevance"}
@@ -270,3 +273,148 @@ def test_a_resumed_fit_goes_on_with_its_colours(tmp_path):
 def test_numbers_below_one_are_refused(arguments):
     with pytest.raises(ValueError, match="to be at least 1 but got 0"):
         MaskLogger(**arguments)
+
+
+class Fitted(M2IB):
+    """Three pairs, a to c, whose masks are what a test says they are."""
+
+    def __init__(self) -> None:
+        pairs = [Pair(name, Image.linear_gradient("L").convert("RGB"), "an ice-cream van") for name in "abc"]
+        batches = [SimpleNamespace(pairs=some) for some in (pairs[:2], pairs[2:])]
+        self.__dict__["fits"] = [SimpleNamespace(pairs=len(batch.pairs), batch=batch) for batch in batches]
+
+    @property
+    def mask_fits(self) -> list:
+        return self.fits
+
+    def attributions(self) -> list:
+        return [attribution(id="c", image_map=None), attribution(id="a"), attribution(id="b")]
+
+
+class Sink(MaskSink):
+    """Keeps what it is handed."""
+
+    def __init__(self) -> None:
+        self.steps, self.ends = [], []
+
+    def step(self, media) -> None:
+        self.steps.append(media)
+
+    def end(self, step, results) -> None:
+        self.ends.append((step, results))
+
+
+@pytest.fixture
+def at(monkeypatch):
+    """A trainer at an epoch; masks are not computed, and a picture says only how large the scale is."""
+
+    def states(watched, step):
+        return [MaskState(step, 1.25 * step, attribution(id=w.id), attribution(id=w.id)) for w in watched]
+
+    def drawn(state, image, scale):
+        return Image.new("L", (9, 9), int(scale.patch))
+
+    monkeypatch.setattr(mask_logger, "read_states", states)
+    monkeypatch.setattr(mask_logger, "mask_histograms", lambda watched: {"image": Histogram([1] * 32, 16.0, 10.0)})
+    monkeypatch.setattr(mask_logger, "draw_frame", drawn)
+
+    def trainer(epoch: int, folder: Path, **changed: object) -> SimpleNamespace:
+        given = {"current_epoch": epoch, "default_root_dir": str(folder), "is_global_zero": True, "loggers": []}
+        return SimpleNamespace(**given | changed)
+
+    return trainer
+
+
+def rows(path: Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_every_step_of_eight_pairs_and_an_animation_are_shown_by_default():
+    watcher = MaskLogger()
+    assert (watcher.every_n_steps, watcher.pairs, watcher.animation) == (1, 8, True)
+    assert MaskLogger(every_n_steps=1, pairs=1).pairs == 1 and MaskLogger(pairs=[]).pairs == []
+
+
+def test_a_fit_is_shown_from_its_start_to_its_table(at, tmp_path):
+    watcher, method, sink = MaskLogger(every_n_steps=2, pairs=["c", "a"]), Fitted(), Sink()
+    watcher.on_train_start(at(0, tmp_path), method)
+    watcher.sinks = [sink]
+    for epoch in range(3):
+        watcher.on_train_epoch_end(at(epoch, tmp_path), method)
+    ((c, a),) = sink.steps
+    masks = tmp_path / "masks"
+    assert (c.pair, c.step, c.caption) == ("c", 2, "c · step 2 · loss 2.500") and a.pair == "a"
+    assert c.picture == masks / "c" / "step-0002.png" and c.word_top == watcher.scales["c"].word
+    assert c.words == MaskState(2, 0, attribution(), attribution()).words() and c.histograms["image"].total == 16
+    watcher.on_train_end(at(3, tmp_path), method)
+    ((step, (last, first)),) = sink.ends
+    assert step == 3 and (last.attribution.id, last.overlay, first.attribution.id) == ("c", None, "a")
+    assert (first.image, first.overlay) == (masks / "a" / "image.png", masks / "a" / "overlay.png")
+    assert first.animation == masks / "a.gif" and first.animation.is_file() and first.words == c.words
+    with Image.open(first.image) as image, Image.open(first.overlay) as overlay:
+        assert image.size == overlay.size == (256, 256)
+    assert sorted(p.name for p in (masks / "c").iterdir()) == [
+        "image.png", "step-0000.png", "step-0002.png", "step-0003.png"
+    ]  # fmt: skip
+    words, histograms, pairs = (rows(masks / f"{name}.csv") for name in ("words", "histograms", "pairs"))
+    assert words[0] == ["pair", "step", "position", "word", "nats", "mask"]
+    assert [row[:4] for row in words[1 : 1 + len(c.words)]] == [
+        ["c", "2", str(i), word[0]] for i, word in enumerate(c.words)
+    ]
+    assert len(words) == 1 + 2 * len(c.words)
+    assert histograms[0] == ["pair", "step", "modality", *(f"from {i / 32:g}" for i in range(32))]
+    assert histograms[1:] == [[name, "2", "image", *["1"] * 32] for name in "ca"]
+    assert pairs[0] == list(COLUMNS) and [row[0] for row in pairs[1:]] == ["c", "a"]
+    watcher.on_train_end(at(3, tmp_path), method)
+    assert rows(masks / "pairs.csv") == pairs
+
+
+@pytest.mark.parametrize(("epoch", "kept", "begun"), [(0, [], True), (1, [0, 1], False), (2, [0, 1, 2], False)])
+def test_a_fit_that_goes_on_keeps_what_was_before_it_and_its_scales(at, tmp_path, epoch, kept, begun):
+    watcher, masks = MaskLogger(pairs=1, folder=str(tmp_path / "deep" / "masks")), tmp_path / "deep" / "masks"
+    watcher.scales = {"a": FrameScale(99.0, 9.0), "z": FrameScale(1.0, 1.0)}
+    (masks / "a").mkdir(parents=True)
+    for step in (0, 1, 2, 7):
+        Image.new("L", (5, 5)).save(masks / "a" / f"step-{step:04d}.png")
+    for name in ("words", "histograms"):
+        lines = [f"a,{step},x" for step in (1, 2, 3)]
+        (masks / f"{name}.csv").write_text("\n".join(["pair,step,more", *lines]) + "\n")
+    watcher.on_train_start(at(epoch, tmp_path), Fitted())
+    steps = sorted(int(p.stem[-4:]) for p in (masks / "a").glob("step-*"))
+    assert steps == sorted({*kept, epoch})
+    assert (watcher.scales["a"] == FrameScale(99.0, 9.0)) is not begun and ("z" in watcher.scales) is not begun
+    for name in ("words", "histograms"):
+        found = rows(masks / f"{name}.csv")
+        assert found == [["pair", "step", "more"], *(["a", str(step), "x"] for step in (1, 2, 3) if step <= epoch)]
+    with Image.open(masks / "a" / "step-0000.png") as frame:
+        assert (frame.size == (9, 9)) is begun
+
+
+def test_the_first_pairs_are_shown_where_a_number_is_given(at, tmp_path):
+    watcher = MaskLogger(pairs=2, animation=False)
+    watcher.on_train_start(at(0, tmp_path), Fitted())
+    assert [w.id for w in watcher.watched] == ["a", "b"]
+    watcher.on_train_end(at(0, tmp_path), Fitted())
+    assert not list((tmp_path / "masks").glob("*.gif")) and (tmp_path / "masks" / "pairs.csv").is_file()
+
+
+def test_ids_that_are_not_there_are_named_with_some_that_are(at, tmp_path):
+    many = Fitted()
+    names = [f"p{i}" for i in range(7)]
+    batch = SimpleNamespace(pairs=[SimpleNamespace(id=name) for name in names])
+    many.__dict__["fits"] = [SimpleNamespace(pairs=7, batch=batch)]
+    with pytest.raises(ValueError) as said:
+        MaskLogger(pairs=["p1", "x", "y"]).on_train_start(at(0, tmp_path), many)
+    assert str(said.value) == (
+        "Expected `pairs` to name pairs of the data but got 'x'. Remedy: choose among 'p0', 'p1', 'p2', 'p3', 'p4', ..."
+    )
+
+
+def test_other_methods_and_other_processes_show_nothing(at, tmp_path):
+    for trainer, method in ((at(0, tmp_path, is_global_zero=False), Fitted()), (at(0, tmp_path), SimpleNamespace())):
+        watcher = MaskLogger()
+        watcher.on_train_start(trainer, method)
+        watcher.on_train_epoch_end(trainer, method)
+        watcher.on_train_end(trainer, method)
+        assert watcher.watched == [] and list(tmp_path.iterdir()) == []

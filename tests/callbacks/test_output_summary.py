@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -86,3 +87,37 @@ def test_a_part_is_written_when_so_many_seconds_have_passed(seconds, parts, tmp_
     asked = [f"--part_seconds={seconds}", "--data.scenes=4", "--data.batch_size=2", "--gallery=false"]
     main(["predict", f"--output={tmp_path}", *asked, *FAST])
     assert len(list((tmp_path / "attributions").glob("part-*.parquet"))) == parts
+
+
+@pytest.mark.parametrize(
+    ("count", "gallery", "made", "said"),
+    [
+        (0, None, False, False), (0, True, False, False), (1, None, True, False), (1000, None, True, False),
+        (1001, None, False, True), (1001, True, True, False), (1, False, False, False), (1001, False, False, False),
+    ],
+)  # fmt: skip
+def test_up_to_a_thousand_pairs_get_a_page_unasked(count, gallery, made, said, tmp_path, capsys, monkeypatch):
+    pages = []
+    monkeypatch.setattr(output_summary, "AttributionStore", lambda folder: range(count) if folder.name else None)
+    monkeypatch.setattr(output_summary, "save_run_gallery", lambda folder, order: pages.append((folder, order)))
+    monkeypatch.setattr(output_summary, "print_written", lambda folder: print(f"listed {folder}"))
+    summary = output_summary.OutputSummary(tmp_path, gallery)
+    summary.teardown(SimpleNamespace(is_global_zero=False, datamodule=None), None, "predict")
+    assert capsys.readouterr().out == "" and pages == []
+    summary.teardown(SimpleNamespace(is_global_zero=True, datamodule=None), None, "predict")
+    assert pages == [(tmp_path, ())] * made
+    hint = f"For a page to look through the {count:,} pairs: m2ib gallery {tmp_path}\n"
+    assert capsys.readouterr().out == f"listed {tmp_path}\n" + hint * said
+
+
+def test_a_page_that_cannot_be_written_costs_nothing_else(tmp_path, capsys, monkeypatch):
+    def full(folder, order):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(output_summary, "AttributionStore", lambda folder: [1])
+    monkeypatch.setattr(output_summary, "save_run_gallery", full)
+    trainer = SimpleNamespace(is_global_zero=True, datamodule=None)
+    output_summary.OutputSummary(str(tmp_path)).teardown(trainer, None, "fit")
+    first, title = capsys.readouterr().out.splitlines()
+    remedy = f"Remedy: make room or correct that, then m2ib gallery {tmp_path}"
+    assert first == f"No gallery: the disk is full. {remedy}" and title == "Written:"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,11 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
-from m2ib_lightning.data import PairDataModule, Scenes, make_scene
+from m2ib_lightning.data import PairDataModule, PairReference, PairSource, Scenes, make_scene
+from m2ib_lightning.data.datamodule import pair_data
+from m2ib_lightning.data.loading import Reader
+from m2ib_lightning.data.pairs import GivenPairs
+from m2ib_lightning.data.tables import Table
 from m2ib_lightning.types import Pair
 
 LOADERS = ["train_dataloader", "test_dataloader", "predict_dataloader"]
@@ -180,3 +185,126 @@ def test_the_command_line_explains_every_argument_and_reads_lists(capsys, paths:
     data = PairDataModule(**given.data.as_dict())
     data.setup("fit")
     assert [pair.text for pair in data.pairs] == ["a cat: black", "a dog"]
+
+
+class Model:
+    """One on a device of this kind."""
+
+    def __init__(self, kind: str) -> None:
+        self.device = SimpleNamespace(type=kind)
+
+
+@pytest.mark.parametrize(
+    ("processors", "device", "asked", "workers"),
+    [
+        (4, "cuda", None, 3), (16, "cuda", None, 15), (17, "cuda", None, 16), (64, "cuda", None, 16),
+        (2, "cuda", None, 1), (1, "cuda", None, 0), (64, "cpu", None, 0), (64, None, None, 0), (64, "cuda", 0, 0),
+        (1, "cuda", 2, 2), (64, "cpu", 2, 2),
+    ],
+)  # fmt: skip
+def test_workers_preprocess_for_a_gpu_beside_the_processor_that_keeps_it_busy(
+    monkeypatch, processors, device, asked, workers
+):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(processors if process == 0 else 999)))
+    data = PairDataModule(scenes=1, num_workers=asked, phrases=["cat"])
+    data.setup("predict")
+    data.backbone = Model(device) if device else None
+    loader = data.predict_dataloader()
+    assert loader.num_workers == workers and loader.pin_memory is (device == "cuda" and workers > 0)
+    reads = isinstance(loader.collate_fn, Reader)
+    assert reads is (device is not None and workers > 0)
+    if reads:
+        assert loader.collate_fn.backbone is data.backbone and loader.collate_fn.record
+    asks = loader.collate_fn.phrases if reads else loader.collate_fn.keywords["phrases"]
+    assert asks == ["cat"]
+    test = data.test_dataloader()
+    assert test.num_workers == (asked or 0) and not test.pin_memory and not isinstance(test.collate_fn, Reader)
+
+
+def test_workers_that_are_not_forked_and_runs_that_stop_at_a_bad_pair_leave_the_model_alone(monkeypatch):
+    stops = PairDataModule(scenes=1, num_workers=2, on_error="stop")
+    elsewhere = PairDataModule(scenes=1, num_workers=2)
+    for data in (stops, elsewhere):
+        data.setup("predict")
+        data.backbone = Model("cuda")
+    assert not isinstance(stops.predict_dataloader().collate_fn, Reader)
+    assert isinstance(elsewhere.predict_dataloader().collate_fn, Reader)
+    monkeypatch.setattr("multiprocessing.get_start_method", lambda: "spawn")
+    assert not isinstance(elsewhere.predict_dataloader().collate_fn, Reader)
+
+
+def test_a_batch_has_eight_pairs_and_workers_stay_for_all_epochs():
+    data = PairDataModule(scenes=9, num_workers=None)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    assert [len(batch) for batch in loader] == [8, 1] and loader.num_workers == 0 and not loader.persistent_workers
+    assert [len(batch) for batch in data.predict_dataloader()] == [8, 1]
+    data = PairDataModule(scenes=1, batch_size=1, max_pixels=1, num_workers=1)
+    data.setup("fit")
+    assert data.train_dataloader().num_workers == 1 and data.train_dataloader().persistent_workers
+
+
+class Kind(PairSource):
+    """Two pairs, counted or not, whose images are in it or not; the second one cannot be read."""
+
+    def __init__(self, counted: bool, holds: bool) -> None:
+        self.counted, self.holds_images = counted, holds
+
+    def references(self):
+        yield PairReference("a", Image.new("L", (2, 2)), "a long caption")
+        yield PairReference("b", "gone.png", "short")
+
+    def count(self):
+        return 2 if self.counted else None
+
+
+@pytest.mark.parametrize("holds", [True, False])
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize("on_error", ["record", "stop"])
+@pytest.mark.parametrize("stage", ["fit", "test", "predict"])
+def test_pairs_are_listed_and_checked_before_a_run_where_that_costs_little(stage, on_error, counted, holds):
+    data = PairDataModule(dataset=Kind(counted, holds), on_error=on_error, batch_size=1)
+    checked = {"fit": True, "test": not holds, "predict": on_error == "stop" and counted and not holds}[stage]
+    if checked:
+        with pytest.raises(ValueError, match="Pair 2 of 2, 'b': "):
+            data.setup(stage)
+        return
+    data.setup(stage)
+    assert data.count == (2 if counted else None) and len(data) == 2 and len(data.pairs) == 2
+    assert list(data.listed_ids()) == ([] if holds else ["a", "b"])
+    if stage == "test":
+        with pytest.raises(ValueError, match="Pair 'b': "):
+            list(data.test_dataloader())
+    elif on_error == "record":  # the shorter one comes first where a window holds both
+        data.batch_size = 2
+        assert [pair.id for batch in data.predict_dataloader() for pair in batch] == ["a", "b"]
+
+
+def test_a_prediction_puts_texts_of_one_length_together_and_a_test_does_not():
+    texts = ["a", "a long caption", "b", "another caption"]
+    data = PairDataModule(image=[Image.new("L", (2, 2))] * 4, text=texts, batch_size=2)
+    data.setup("predict")
+    found = [
+        [[pair.text for pair in batch] for batch in loader]
+        for loader in (data.predict_dataloader(), data.test_dataloader())
+    ]
+    assert found == [[texts[::2], texts[1::2]], [texts[:2], texts[2:]]]
+
+
+def test_each_way_to_give_pairs_is_opened_as_what_it_is(paths: list[str], tmp_path: Path):
+    (tmp_path / "a.csv").write_text("image,text\n0.png,zero\n")
+    source = Scenes(3)
+    assert PairDataModule(dataset=source).open() is source and PairDataModule(dataset=source).scenes is None
+    assert isinstance(PairDataModule(source=str(tmp_path / "a.csv")).open(), Table)
+    given = PairDataModule(image=paths, text="x")
+    assert isinstance(given.open(), GivenPairs) and given.open().count() == 5 and given.scenes is None
+    scenes = PairDataModule(scenes=2, scene_kind="small").open()
+    assert (len(scenes), scenes.seeds.start, scenes.kind) == (2, 0, "small") and PairDataModule().scenes == 4
+    with pytest.raises(ValueError, match=r"but got source together with dataset together with scenes. Remedy: leave"):
+        PairDataModule(source="a.csv", dataset=source, scenes=1)
+
+
+def test_the_pairs_of_a_run_are_those_of_its_data_module_if_it_has_one_of_ours():
+    data = PairDataModule(scenes=1)
+    assert pair_data(SimpleNamespace(datamodule=data)) is data
+    assert pair_data(SimpleNamespace(datamodule=None)) is pair_data(SimpleNamespace(datamodule=object())) is None

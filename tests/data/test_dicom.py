@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -126,3 +127,81 @@ def test_without_pydicom_the_extra_is_named_and_no_pair_is_blamed(tmp_path: Path
     with pytest.raises(RuntimeError, match=r"pydicom to be installed.* Remedy: pip install m2ib_lightning\[dicom\]"):
         next(iter(data.predict_dataloader()))
     assert load_image(Image.new("L", (1, 1))).size == (1, 1)
+
+
+def test_a_window_of_one_is_a_threshold_half_a_value_below_its_centre(tmp_path: Path):
+    # 0.25 x: 9.25, 9.5, 9.75, 10, 11
+    values = np.array([[37, 38, 39, 40, 44]], dtype=np.uint16)
+    tags = {"RescaleSlope": 0.25, "RescaleIntercept": 0, "WindowCenter": 10, "WindowWidth": 1}
+    shown = grey(write(tmp_path / "a.dcm", values, **tags))
+    assert [shown[0], *shown[2:]] == [0, 255, 255, 255]
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+def test_windows_are_those_of_the_formulas_of_the_standard(tmp_path: Path, function: str):
+    values = np.arange(0, 4000, 13, dtype=np.uint16)[None]
+    c, w = 1500.0, 700.0
+    rules = {
+        "LINEAR": lambda x: (x - (c - 0.5)) / (w - 1) + 0.5,
+        "LINEAR_EXACT": lambda x: (x - c) / w + 0.5,
+        "SIGMOID": lambda x: 1 / (1 + math.exp(-4 * (x - c) / w)),
+    }
+    tags = {"WindowCenter": c, "WindowWidth": w, "VOILUTFunction": function}
+    expected = [round(255 * min(1, max(0, rules[function](int(x))))) for x in values[0]]
+    assert grey(write(tmp_path / "a.dcm", values, **tags)) == expected
+
+
+def test_a_window_of_which_a_half_is_missing_is_none(tmp_path: Path):
+    for tags in ({"WindowCenter": 9}, {"WindowWidth": 9}):
+        assert grey(write(tmp_path / "a.dcm", RAMP, **tags)) == [0, 64, 128, 191, 255]
+
+
+@pytest.mark.parametrize(("bits", "top"), [(8, 255), (10, 1023)])
+def test_a_table_of_grey_levels_comes_before_a_window(tmp_path: Path, bits: int, top: int):
+    from pydicom.dataset import Dataset
+    from pydicom.sequence import Sequence
+
+    def table(levels: list[int]) -> Dataset:
+        made = Dataset()
+        made.add_new(0x00283002, "US", [len(levels), 0, bits])
+        made.add_new(0x00283006, "US", levels)
+        return made
+
+    shares = [0, 100 / 255, 200 / 255, 1, 128 / 255]
+    first, second = table([round(share * top) for share in shares]), table([0] * 5)
+    values = np.array([[0, 1, 2, 3, 4]], dtype=np.uint16)
+    tags = {"WindowCenter": 2, "WindowWidth": 1, "VOILUTSequence": Sequence([first, second])}
+    assert grey(write(tmp_path / "a.dcm", values, **tags)) == [0, 100, 200, 255, 128]
+    assert grey(write(tmp_path / "a.dcm", values, PhotometricInterpretation="MONOCHROME1", **tags)) == [
+        255,
+        155,
+        55,
+        0,
+        127,
+    ]
+
+
+def test_colours_of_a_palette_are_looked_up_and_colours_of_16_bits_shown_in_8(tmp_path: Path):
+    tags = {}
+    for name, levels in (("Red", [0, 65535, 257]), ("Green", [0, 0, 514]), ("Blue", [65535, 0, 771])):
+        tags[f"{name}PaletteColorLookupTableDescriptor"] = [3, 0, 16]
+        tags[f"{name}PaletteColorLookupTableData"] = np.array(levels, np.uint16).tobytes()
+    values = np.array([[0, 1, 2]], dtype=np.uint8)
+    path = write(tmp_path / "a.dcm", values, PhotometricInterpretation="PALETTE COLOR", **tags)
+    assert np.asarray(load_image(path))[0].tolist() == [[0, 0, 255], [255, 0, 0], [1, 2, 3]]
+    colours = np.array([[[1, 100, 255], [0, 254, 7]]], dtype=np.uint8)
+    shown = load_image(write(tmp_path / "b.dcm", colours, PhotometricInterpretation="RGB"))
+    np.testing.assert_array_equal(np.asarray(shown), colours)
+
+
+def test_of_several_frames_the_first_is_shown(tmp_path: Path):
+    frames = np.stack([RAMP, RAMP[:, ::-1]])
+    path = write(tmp_path / "a.dcm", frames[0], NumberOfFrames=2, PixelData=frames.tobytes())
+    assert grey(path) == [0, 64, 128, 191, 255]
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path):
+    path = write(tmp_path / "a.dcm", RAMP)
+    assert load_image(path, 5).size == (5, 1)
+    with pytest.raises(ValueError, match="at most 4 pixels but got 5 x 1 in "):
+        load_image(path, 4)

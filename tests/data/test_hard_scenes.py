@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from m2ib_lightning.data.hard_scenes import SEEN, WIDTHS
+from m2ib_lightning.data.hard_scenes import SEEN, WIDTHS, Placed
 from m2ib_lightning.data.scenes import make_scene, object_names, turned
 
 SIZE = 96
 MADE = [make_scene(seed, kind="hard") for seed in range(60)]
+
+KEPT = "6c167b4d26270c2c"
+"""A hash over all of them, so that numbers that were published of hard scenes stay comparable."""
 
 
 def test_three_to_eight_different_objects_of_which_one_or_two_are_named():
@@ -84,3 +90,35 @@ def test_objects_given_by_name_are_all_shown_and_the_first_are_named():
 def test_truth_follows_the_size(size):
     scene = make_scene(5, kind="hard", size=size)
     assert scene.image.size == scene.mask.shape == (size, size) and scene.mask.any()
+
+
+def test_hard_scenes_stay_what_they_were():
+    whole = hashlib.sha256()
+    for scene in MADE:
+        whole.update(
+            scene.image.tobytes() + scene.labels.tobytes() + repr((scene.text, *scene[2:3], *scene[4:])).encode()
+        )
+    assert whole.hexdigest()[:16] == KEPT
+
+
+def test_a_drawing_beyond_the_border_covers_and_is_boxed_by_what_is_in_the_picture():
+    drawing = Image.new("RGBA", (4, 6), (9, 9, 9, 127))
+    drawing.paste((9, 9, 9, 128), (0, 0, 4, 3))
+    for left, top, box in (
+        (2, 1, (2, 1, 6, 7)),
+        (-1, -2, (0, 0, 3, 4)),
+        (8, 7, (8, 7, 10, 10)),
+        (6, 4, (6, 4, 10, 10)),
+    ):
+        placed = Placed(drawing, left, top)
+        expected = np.zeros((10, 10), dtype=bool)
+        expected[max(0, top) : max(0, top + 3), max(0, left) : max(0, left + 4)] = True
+        np.testing.assert_array_equal(placed.covered(10), expected)
+        assert placed.box(10) == box
+
+
+@pytest.mark.parametrize(("objects", "named"), [(1, 1), (2, 2), (4, 3), (3, 1)])
+def test_at_most_so_many_objects_are_shown_and_named(objects, named):
+    scenes = [make_scene(seed, objects, named, kind="hard") for seed in range(30)]
+    assert {len(scene.objects) for scene in scenes} == set(range(min(3, objects), objects + 1))
+    assert {sum(item.named for item in scene.objects) for scene in scenes} == set(range(1, named + 1))

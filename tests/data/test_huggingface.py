@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -14,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from m2ib_lightning.data import Columns, HuggingFace, PairDataModule, open_source
+from m2ib_lightning.data import Columns, HuggingFace, PairDataModule, StoredImage, open_source
+from m2ib_lightning.data.ids import UNNAMED
 from m2ib_lightning.types import BadPair, Pair
 
 
@@ -222,3 +224,130 @@ def test_a_pair_of_a_shard_that_cannot_be_parsed_or_lacks_a_file_is_bad_alone(tm
     pairs = read(str(tmp_path / "s.tar"))
     assert [name for name, pair in pairs.items() if isinstance(pair, Pair)] == ["s-1", "s-5"]
     assert {"s-2", "s-3", "s-4"} <= set(pairs) and "UTF-8" in pairs["s-2"].error and "recursion" in pairs["s-4"].error
+
+
+class Data:
+    """A split as `datasets` gives it, of rows whose number may be written somewhere."""
+
+    num_shards, features = 3, None
+
+    def __init__(self, rows: list[dict], known: int | None = None, split: str | None = "train") -> None:
+        self.all, self.split = rows, split
+        self.info = SimpleNamespace(
+            splits={"train": SimpleNamespace(num_examples=known)} if known is not None else None
+        )
+
+    def __iter__(self):
+        return iter(self.all)
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    def iter(self, batch_size: int):
+        for start in range(0, len(self.all), batch_size):
+            rows = self.all[start : start + batch_size]
+            yield {name: [row[name] for row in rows] for name in rows[0]}
+
+    def shard(self, count: int, index: int) -> Data:
+        return Data(self.all[index::count])
+
+
+def rows(count: int, **more: object) -> list[dict]:
+    return [{"image": f"{i}.png", "text": f"text {i}", **more} for i in range(count)]
+
+
+def given(monkeypatch, **splits: Data) -> list:
+    asked: list = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names, **options: asked.append((names, options)) or splits)
+    return asked
+
+
+def test_rows_are_streamed_in_order_and_named_by_their_number_or_shard(monkeypatch):
+    asked = given(monkeypatch, train=Data(rows(35)))
+    pairs = list(HuggingFace("a/b").references())
+    assert [(p.id, p.image, p.text, p.place) for p in pairs] == [
+        (UNNAMED, f"{i}.png", f"text {i}", f"row {i + 1} of a/b") for i in range(35)
+    ]
+    assert asked == [(("a/b", None), {"split": None, "streaming": True})] and HuggingFace("a/b").holds_images
+    stored = rows(1, __url__="x/s-1.tar", __key__="in/7")
+    stored[0]["image"] = {"bytes": b"PNG", "path": "7.png"}
+    for columns, more, id in ((Columns(), {}, "s-1-in-7"), (Columns(id="key"), {"key": 5}, "5")):
+        given(monkeypatch, train=Data([stored[0] | more]))
+        (pair,) = HuggingFace("a/b", columns=columns).references()
+        assert (pair.id, pair.place, pair.image) == (id, "in/7 of x/s-1.tar", StoredImage("x/s-1.tar/7.png", b"PNG"))
+
+
+def test_the_number_of_rows_is_told_where_it_is_written_or_all_are_there(monkeypatch):
+    for data, streaming, count in (
+        (Data(rows(3), 7), True, 7), (Data(rows(3), 0), True, None), (Data(rows(3)), True, None),
+        (Data(rows(3), 7, None), True, None), (Data(rows(3), 7), False, 3),
+    ):  # fmt: skip
+        asked = given(monkeypatch, train=data)
+        source = HuggingFace("a/b", streaming=streaming)
+        assert source.count() == source.count() == count
+        assert len(asked) == 1 and asked[0][1]["streaming"] is streaming  # it is opened once
+
+
+def test_processes_share_files_where_rows_have_ids_and_are_streamed(monkeypatch):
+    named = rows(3, id=1)
+    for i, row in enumerate(named):
+        row["id"] = i
+    given(monkeypatch, train=Data(named))
+    source = HuggingFace("a/b", "train", "en", Columns(id="id"))
+    assert [[pair.id for pair in source.part(i, 2)] for i in range(2)] == [["0", "2"], ["1"]]
+    assert source.part(0, 3) is not None and source.part(0, 4) is None
+    part = source.part(0, 3)
+    assert (part.path, part.split, part.subset, part.columns) == ("a/b", "train", "en", source.columns)
+    assert HuggingFace("a/b", streaming=False).part(0, 2) is None
+    given(monkeypatch, train=Data(rows(3)))
+    assert HuggingFace("a/b").part(0, 2) is None
+
+
+def test_the_only_split_need_not_be_named_and_another_is_refused(monkeypatch):
+    given(monkeypatch, only=Data(rows(1)))
+    assert len(list(HuggingFace("a/b").references())) == 1
+    for split, splits, listed in (
+        ("x", {"only": 1}, "only"),
+        (None, {"b": 1, "a": 1}, "b, a"),
+        ("c", {"b": 1, "a": 1}, "b, a"),
+    ):
+        given(monkeypatch, **{name: Data(rows(1)) for name in splits})
+        with pytest.raises(ValueError) as said:
+            HuggingFace("a/b", split).count()
+        first = next(iter(splits))
+        assert str(said.value) == (
+            f"Expected a split of a/b ({listed}) but got {split}. "
+            f"Remedy: hf:a/b:{first}, or the `split` of HuggingFace."
+        )
+
+
+def test_images_are_not_decoded_and_other_columns_stay_as_they_are(monkeypatch):
+    cast = []
+
+    class Typed(Data):
+        features = {"image": datasets.Image(), "text": datasets.Value("string")}  # noqa: RUF012
+
+        def cast_column(self, name, feature):
+            cast.append((name, feature.decode))
+            return self
+
+        def __iter__(self):
+            pytest.fail("a row is read to learn the columns")
+
+    given(monkeypatch, train=Typed(rows(1)))
+    assert [pair.text for pair in HuggingFace("a/b").references()] == ["text 0"] and cast == [("image", False)]
+
+
+def test_what_goes_wrong_is_said_in_one_line_of_its_first_300_characters(monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no\n" + "x" * 400)
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    reason = f"OSError: no {'x' * 297}. Remedy: correct the name; hub names need the network unless"
+    with pytest.raises(ValueError, match=rf"^Expected a data set but got a/b: {reason}"):
+        HuggingFace("a/b").count()
+    broken = Data(rows(1))
+    broken.iter = lambda batch_size: (fail() for _ in range(1))
+    given(monkeypatch, train=broken)
+    with pytest.raises(ValueError, match=rf"^Expected readable rows in a/b but got: {reason}"):
+        list(HuggingFace("a/b").references())

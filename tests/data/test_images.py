@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import io
 import os
 import socket
@@ -16,13 +18,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from m2ib_lightning.data import images
 from m2ib_lightning.data.images import (
+    MAX_PIXELS,
     StoredImage,
     check_image,
     fingerprint,
+    image_name,
+    is_dicom,
     is_same_image,
     load_image,
     open_stored,
+    stored_shape,
 )
 
 MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "I;16B", "F"]
@@ -300,3 +307,109 @@ def test_an_ordinary_picture_is_read_without_a_word(recwarn):
     load_image(Image.linear_gradient("L").resize((400, 40)))
     load_image(Image.linear_gradient("L").resize((14, 14)))
     assert not recwarn
+
+
+@pytest.mark.parametrize(
+    ("size", "doubtful"),
+    [((13, 40), True), ((14, 40), False), ((140, 14), False), ((141, 14), True), ((20, 201), True), ((20, 200), False)],
+)
+def test_a_picture_is_doubted_below_14_pixels_and_beyond_ten_to_one_where_it_is_asked_for(size, doubtful):
+    picture = Image.linear_gradient("L").resize(size)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        load_image(picture)
+    assert [warning.filename for warning in said] == [__file__] * doubtful
+
+
+def test_two_colours_are_enough():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_image(halves())
+
+
+def test_a_check_decodes_a_jpeg_at_an_eighth_of_its_size(tmp_path: Path, monkeypatch):
+    decoded, transpose = [], images.ImageOps.exif_transpose
+    monkeypatch.setattr(images.ImageOps, "exif_transpose", lambda image: decoded.append(image.size) or transpose(image))
+    halves((96, 64)).save(tmp_path / "a.jpg")
+    halves((96, 64)).save(tmp_path / "a.png")
+    for call, file in ((check_image, "a.jpg"), (load_image, "a.jpg"), (check_image, "a.png")):
+        call(tmp_path / file)
+    assert decoded == [(12, 8), (96, 64), (96, 64)]
+
+
+def test_so_many_pixels_are_decoded_unless_the_caller_says_otherwise():
+    assert MAX_PIXELS == 50_000_000
+    for call in (load_image, check_image, open_stored):
+        assert inspect.signature(call).parameters["max_pixels"].default == MAX_PIXELS
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "expected"),
+    [
+        ([0, 65535, 128 * 257], np.int32, [0, 255, 128]),
+        ([1, 257, 65534], np.int32, [0, 1, 255]),
+        ([-3.0, 5.0, 1.0], np.float32, [0, 255, 128]),
+        ([100.0, 200.0, 125.0], np.float32, [0, 255, 64]),
+        ([-1e30, 1e30, 0.0], np.float32, [0, 255, 128]),
+    ],
+)
+def test_more_than_8_bits_are_rescaled(values, dtype, expected):
+    assert pixels(load_image(Image.fromarray(np.array([values], dtype=dtype))))[0, :, 1].tolist() == expected
+
+
+def test_how_a_picture_lies_in_its_file_is_read_from_its_header(tmp_path: Path):
+    for orientation in (None, 1, 3, 6, 8):
+        exif = Image.Exif()
+        if orientation:
+            exif[ORIENTATION] = orientation
+        halves().save(tmp_path / "a.png", exif=exif)
+        data = (tmp_path / "a.png").read_bytes()
+        for source in (
+            tmp_path / "a.png",
+            str(tmp_path / "a.png"),
+            StoredImage("x", data),
+            Image.open(tmp_path / "a.png"),
+        ):
+            assert stored_shape(source) == (orientation or 1, (32, 16))
+    assert stored_shape(Image.new("L", (3, 2))) == (1, (3, 2))
+    for other in ("nowhere.png", StoredImage("x", b"none"), tmp_path):
+        assert stored_shape(other) == (1, None)
+    for name in ("a.dcm", "A.DICOM", StoredImage("in/a.dcm", b"")):
+        assert is_dicom(name) and stored_shape(name) == (1, None)
+    assert not is_dicom("dcm.png") and not is_dicom(halves())
+
+
+def test_what_is_wrong_with_stored_pictures_is_said_with_their_names():
+    for data, said in (
+        (b"", "an image file but got s/a.png, which is empty (0 bytes). Remedy: get the file again."),
+        (b"text", "an image file but got s/a.png, which is none. Remedy: convert it to PNG or JPEG."),
+    ):
+        assert fault(load_image, StoredImage("s/a.png", data)) == f"Expected {said}"
+    small = StoredImage("s/a.png", b"x")
+    assert "which is none" in fault(check_image, small) and image_name(small) == "s/a.png"
+    assert image_name(halves()) == "an image in memory" and image_name(Path("a/b.png")) == "a/b.png"
+
+
+def test_a_file_of_one_byte_is_not_empty(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(b"x")
+    assert "a.png, which is none" in fault(load_image, tmp_path / "a.png")
+
+
+def test_a_fingerprint_is_of_all_of_a_large_file(tmp_path: Path):
+    data = bytes(range(256)) * 9000  # more than two of the blocks that are read
+    (tmp_path / "a").write_bytes(data)
+    hashed = hashlib.blake2b(data, digest_size=16).hexdigest()
+    assert fingerprint(tmp_path / "a").endswith(f"-{hashed}") and fingerprint(tmp_path / "a").startswith(
+        f"{len(data)}-"
+    )
+    assert fingerprint(StoredImage("x", data)) == f"{len(data)}--{hashed}"
+
+
+def test_a_file_that_cannot_be_looked_at_is_taken_for_the_same(tmp_path: Path):
+    (tmp_path / "a").write_bytes(b"abc")
+    before = fingerprint(tmp_path / "a")
+    assert is_same_image("a\0b", before) and is_same_image(tmp_path / "gone", before)
+    (tmp_path / "a").write_bytes(b"abcd")
+    assert not is_same_image(tmp_path / "a", before)
+    assert is_same_image(halves(), before) and is_same_image(StoredImage("x", b"abc"), before)
+    assert not is_same_image(StoredImage("x", b"abd"), before)

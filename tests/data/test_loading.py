@@ -20,7 +20,7 @@ from m2ib_lightning.data import PairDataModule, PairReference, PairSource
 from m2ib_lightning.data.asked import ask_all
 from m2ib_lightning.data.ids import UNNAMED
 from m2ib_lightning.data.images import fingerprint
-from m2ib_lightning.data.loading import PairStream, ReadPairs
+from m2ib_lightning.data.loading import KeptPairs, PairStream, Reader, ReadPairs, quiet_tokenizers
 from m2ib_lightning.methods.baselines import CentrePrior
 from m2ib_lightning.types import BadPair, Pair
 from tests.methods.made import quiet_trainer
@@ -359,3 +359,101 @@ def test_what_a_model_reads_of_a_batch_is_pinned_and_nothing_where_no_pair_could
     read = ReadPairs([bad["a"]], SimpleNamespace(pin_memory=lambda: "pinned"), bad).pin_memory()
     assert read.inputs == "pinned" and list(read) == [bad["a"]] and read.bad == bad
     assert ReadPairs([bad["a"]], None, bad).pin_memory().inputs is None
+
+
+class Halves(Numbers):
+    """One whose parts are blocks of its pairs."""
+
+    def part(self, index: int, count: int):
+        if self.files < count:
+            return None
+        part, each = Halves(0), len(self.numbers) // count
+        part.numbers = self.numbers[index * each : (index + 1) * each]
+        return part
+
+
+def test_a_process_reads_its_own_part_where_there_is_one_and_every_second_pair_else():
+    def ids(files: int, rank: int, world: int) -> list[str]:
+        return [pair.id for batch in PairStream(Halves(4, files), 3, rank, world) for pair in batch]
+
+    assert [ids(2, rank, 2) for rank in (0, 1)] == [["n0", "n1"], ["n2", "n3"]]
+    assert [ids(1, rank, 2) for rank in (0, 1)] == [["n0", "n2"], ["n1", "n3"]]
+    assert ids(0, 0, 1) == ids(9, 0, 1) == ["n0", "n1", "n2", "n3"]
+
+
+def test_a_worker_of_a_process_reads_the_part_of_both():
+    source = Halves(8, 4)
+    for rank, first in ((0, 0), (1, 4)):
+        loader = DataLoader(PairStream(source, 9, rank, 2), batch_size=None, num_workers=2, collate_fn=ask_all)
+        found = [[pair.id for pair in batch] for batch in loader]
+        assert sorted(found) == [[f"n{first + i}", f"n{first + i + 1}"] for i in (0, 2)]
+
+
+def test_pairs_are_read_alone_without_truth_in_order_and_bad_ones_recorded_unless_it_is_asked_otherwise():
+    truth = SimpleNamespace(read=lambda *_: pytest.fail("read"))
+
+    class Given(PairSource):
+        def references(self):
+            for i, text in enumerate(["a", "a long text", "b", "", "c"]):
+                yield PairReference(f"n{i}", PICTURE, text, truth)
+
+    batches = list(PairStream(Given(), 2))
+    assert [[pair.id for pair in batch] for batch in batches] == [["n0", "n1"], ["n2", "n3"], ["n4"]]
+    assert isinstance(batches[1][1], BadPair)
+    with pytest.raises(ValueError, match=r"^Pair 'n3': Expected a caption but got an empty text"):
+        list(PairStream(Given(), 2, record=False))
+
+
+def test_a_kept_pair_is_read_once_without_its_truth_and_no_larger_than_asked(tmp_path: Path):
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg")
+    truth = SimpleNamespace(read=lambda *_: pytest.fail("read"))
+    kept = KeptPairs([PairReference(n, str(tmp_path / "a.jpg"), "x", truth) for n in "ab"], max_pixels=200)
+    first = kept[1]
+    (tmp_path / "a.jpg").unlink()
+    assert len(kept) == 2 and kept[1] is first and first.id == "b" and first.image.size == (20, 10)
+    with pytest.raises(ValueError, match="does not exist"):
+        kept[0]
+
+
+def test_what_a_model_reads_of_a_batch_is_brought_to_its_device_and_the_pairs_stay():
+    bad = {"a": BadPair("a", "a cat", "", "gone")}
+    asked = []
+    inputs = SimpleNamespace(to=lambda device: asked.append(device) or "there")
+    read = ReadPairs([bad["a"]], inputs, bad).to(torch.device("cpu"), non_blocking=True)
+    assert (read.inputs, list(read), len(read), read.bad) == ("there", [bad["a"]], 1, bad)
+    assert asked == [torch.device("cpu")] and ReadPairs([], None, {}).to(torch.device("cpu")).inputs is None
+
+
+class Model:
+    """Reads what is not odd, and notes what it is asked to read."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def read_pairs(self, pairs: list[Pair]) -> list[str]:
+        self.asked.append("".join(pair.id for pair in pairs))
+        if any(pair.text == "odd" for pair in pairs):
+            raise ValueError("Expected no odd text.")
+        return [pair.id for pair in pairs]
+
+
+def test_a_reader_reads_a_batch_at_once_and_pair_by_pair_where_one_cannot_be_read():
+    a, b, odd = Pair("a", PICTURE, "x"), Pair("b", PICTURE, "a key"), Pair("o", PICTURE, "odd", "o.png")
+    bad, model = BadPair("c", "", "", "gone"), Model()
+    read = Reader(model, phrases=["key"])([a, bad, b])
+    assert (read.inputs, read.bad, [pair.id for pair in read]) == (["a", "b"], {"c": bad}, ["a", "c", "b"])
+    assert [pair.asked.phrases for pair in read if isinstance(pair, Pair)] == [[], [(2, 5)]] and model.asked == ["ab"]
+    model.asked.clear()
+    read = Reader(model)([a, odd, bad, b])
+    assert read.inputs == ["a", "b"] and model.asked == ["aob", "a", "o", "b", "ab"]
+    assert read.bad == {"c": bad, "o": BadPair("o", "odd", "o.png", "Expected no odd text.")}
+    assert Reader(model)([odd]).inputs is None and Reader(model)([bad]).inputs is None
+    with pytest.raises(ValueError, match="no odd text"):
+        Reader(model, record=False)([a, odd])
+    assert [pair.asked.phrases for pair in Reader(model)([a])] == [None]
+
+
+def test_tokenizers_of_a_worker_are_quiet(monkeypatch):
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    quiet_tokenizers(3)
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "false"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -11,14 +12,20 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from m2ib_lightning.data import Columns, open_source
+from m2ib_lightning.data.ids import UNNAMED
+from m2ib_lightning.data.images import StoredImage, fingerprint
 from m2ib_lightning.data.pairs import (
+    GivenPairs,
     PairReference,
+    PairSource,
     Reference,
     check_all,
     list_pairs,
     make_references,
+    read_or_record,
     read_pair,
 )
+from m2ib_lightning.types import Asked, BadPair, Truth
 
 ROWS = [("cat.png", "a cat"), ("dog.png", 'a "big", brown dog')]
 
@@ -254,3 +261,101 @@ def test_every_picture_in_memory_is_looked_at_and_a_file_of_several_pairs_once(f
     file = folder / "cat.png"
     check_all(make_references([good, file, long, file], ["a", "b", "c", "d"]))
     assert looked_at == [good, file, long]
+
+
+class Given(PairSource):
+    """These references, of which nothing else is known."""
+
+    def __init__(self, *pairs) -> None:
+        self.pairs = pairs
+
+    def references(self):
+        return iter(self.pairs)
+
+
+def test_a_source_of_a_format_of_its_own_says_nothing_that_it_does_not_know():
+    source = Given(PairReference("a", "a.png", "x"))
+    assert (source.count(), source.part(0, 1), source.holds_images, source.fixed) == (None, None, False, False)
+    assert list(source) == [PairReference("a", "a.png", "x")] and PairReference("a", "", "x")[3:] == (
+        Truth(),
+        "",
+        Asked(),
+    )
+
+
+def test_pairs_with_ids_that_cannot_be_are_bad_and_named_by_their_place_or_number():
+    image = Image.new("L", (2, 2))
+    half = BadPair("in/a", "caf\ud83d", "x.png", "gone")
+    pairs = [
+        PairReference("a", "a.png", "one"),
+        PairReference("a", "b.png", "two", place="line 7 of x"),
+        PairReference("a?", image, "three"),
+        half,
+        PairReference(UNNAMED, image, "four"),
+        PairReference(UNNAMED, StoredImage("s.tar/in/c.d.png", b""), "five"),
+        PairReference("in-a", Path("q.png"), "six"),
+    ]
+    first, second, third, fourth, fifth, sixth, seventh = Given(*pairs)
+    assert first == pairs[0]
+    assert second[:3] == ("a-pair-2", "two", "b.png") and "but got 'a' again in line 7 of x. " in second.error
+    assert third[:3] == ("a-pair-3", "three", "") and "but got 'a?' in pair 3. " in third.error
+    assert fourth == BadPair("in-a", r"caf\ud83d", "x.png", "gone")
+    assert (fifth.id, sixth.id) == ("image", "c.d")
+    assert seventh[:3] == ("in-a-pair-7", "six", "q.png") and "again in pair 7. " in seventh.error
+    with pytest.raises(ValueError, match=r"^gone$"):
+        list_pairs(Given(half))
+
+
+def test_a_pair_is_read_with_its_truth_or_recorded_without_unless_it_is_asked_otherwise(folder: Path):
+    told = []
+
+    def known(image, size, text) -> Truth:
+        told.append((image, size, text))
+        return Truth(spans=[(0, 1)])
+
+    path = str(folder / "cat.png")
+    reference = PairReference("a", path, "a cat", SimpleNamespace(read=known), asked=Asked("cat"))
+    pair = read_pair(reference)
+    assert told == [(path, (4, 3), "a cat")] and pair.truth == Truth(spans=[(0, 1)]) and pair.asked == Asked([(2, 5)])
+    assert (pair.source, pair.fingerprint) == (path, fingerprint(path))
+    assert read_pair(reference, False).truth == read_or_record(reference).truth == Truth() and len(told) == 1
+    assert read_or_record(reference, True).truth == Truth(spans=[(0, 1)])
+    given = Truth(spans=[(2, 5)])
+    assert read_pair(reference._replace(truth=given)).truth is given
+    assert read_pair(reference._replace(truth=given), False).truth == Truth()
+    bad = BadPair("b", "", "", "gone")
+    assert read_or_record(bad) is bad
+    for wrong, reason in (({"text": 3}, "Expected a text but got int. "), ({"asked": Asked("whale")}, "whale"),
+                          ({"image": "a\nb"}, "which does not exist")):  # fmt: skip
+        found = read_or_record(reference._replace(**wrong))
+        assert isinstance(found, BadPair) and reason in found.error and "\n" not in found.error
+    assert "at most 11 pixels" in read_or_record(reference, max_pixels=11).error
+
+
+@pytest.mark.parametrize("length", [131_072, 131_073])
+def test_a_caption_has_at_most_131072_characters(length: int):
+    reference = PairReference("a", Image.new("L", (2, 2)), "x" * length)
+    found = read_or_record(reference)
+    assert isinstance(found, BadPair) is (length > 131_072)
+    if length > 131_072:
+        assert found.error == ("Expected a caption of at most 131,072 characters but got 131,073. Remedy: shorten it.")
+
+
+def test_what_cannot_be_read_is_named_by_its_row_from_1_and_each_file_is_looked_at_once(folder: Path, monkeypatch):
+    looked_at = []
+    monkeypatch.setattr("m2ib_lightning.data.pairs.check_image", lambda image, most: looked_at.append((image, most)))
+    pairs = [PairReference(str(i), image, "x") for i, image in enumerate([folder / "a", str(folder / "a"), "b"])]
+    check_all(pairs, 9)
+    assert looked_at == [(folder / "a", 9), ("b", 9)]
+    with pytest.raises(ValueError, match=r"^Pair 4 of 4, '9': Expected a caption but got an empty text. Remedy: "):
+        check_all([*pairs, PairReference("9", "b", " ")])
+    with pytest.raises(
+        ValueError, match=r"^Pair 1 of 1, '9': Expected Unicode but got half of a character in 'a\\ud83d'"
+    ):
+        check_all([PairReference("9", "b", "a\ud83d")])
+
+
+def test_pairs_of_one_and_many_are_counted():
+    assert GivenPairs(["a.png", "b.png"], "x").count() == GivenPairs("a.png", ["x", "y"]).count() == 2
+    assert [pair.image for pair in GivenPairs("a.png", ["x", "y", "z"]).references()] == ["a.png"] * 3
+    assert GivenPairs(Path("a.png"), "x").count() == 1

@@ -43,10 +43,26 @@ KEPT_KINDS = {
 """The same of the other kinds, by the scene of seed 60000."""
 
 
-def digest(scene: Scene) -> str:
-    """16 digits of a hash over everything that a scene holds, but for colours that are its objects' own."""
-    said = repr((scene.text, scene.objects, scene.spans)).replace(", colour=''", "")
-    return hashlib.sha256(scene.image.tobytes() + scene.labels.tobytes() + said.encode()).hexdigest()[:16]
+def digest(*scenes: Scene) -> str:
+    """16 digits of a hash over everything that scenes hold, but for colours that are their objects' own."""
+    whole = hashlib.sha256()
+    for scene in scenes:
+        said = repr((scene.text, scene.objects, scene.spans)).replace(", colour=''", "")
+        whole.update(scene.image.tobytes() + scene.labels.tobytes() + said.encode())
+    return whole.hexdigest()[:16]
+
+
+KEPT_MANY = {
+    "plain": "70ad7f7b98f34ff8",
+    "two_of_four": "4f4e7b883f785149",
+    "twice": "fc6cd257c12cb200",
+    "small": "e44ba1b05430fd5f",
+    "clutter": "fea70acf29d328b7",
+    "relation": "0f8d39c8028d57ba",
+    "attribute": "4d1e87dd9164df83",
+    "hard": "ef5bce5f8c9dca2f",
+}
+"""The same of the scenes of seeds 0 to 99 together, by their kind; so many that every branch is taken."""
 
 
 def inside(item: SceneObject, shape: tuple[int, ...]) -> np.ndarray:
@@ -152,6 +168,11 @@ def test_plain_scenes_stay_what_they_were(arguments):
 @pytest.mark.parametrize("kind", KEPT_KINDS)
 def test_scenes_of_other_kinds_stay_what_they_were(kind):
     assert digest(make_scene(60_000, kind=kind)) == KEPT_KINDS[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_scenes_of_each_kind_stay_what_they_were(kind):
+    assert digest(*(make_scene(seed, kind=kind) for seed in range(100))) == KEPT_MANY[kind]
 
 
 def test_two_known_scenes():
@@ -265,3 +286,48 @@ def test_what_is_less_than_half_opaque_has_no_say_in_a_tint():
     drawing = Image.new("RGBA", (10, 10), (0, 0, 0, 127))
     drawing.paste((200, 200, 200, 255), (0, 0, 10, 4))
     assert np.abs(np.asarray(tint(drawing, "red"), dtype=int)[0, 0, :3] - COLOURS["red"]).max() <= 2
+
+
+def test_the_truth_of_parts_is_what_each_name_names_and_the_like_of_a_named_object_is_beside_it():
+    scene = make_scene(1, named=2, kind="attribute")
+    first, second, like, other = scene.objects
+    assert first.name == like.name and other.name != first.name
+    truth, labels = scene.truth, scene.labels
+    assert truth.spans == scene.spans and [part.span for part in truth.parts] == [*scene.spans, None]
+    for part, index in zip(truth.parts, range(3), strict=True):
+        np.testing.assert_array_equal(part.mask, labels == index)
+    np.testing.assert_array_equal(truth.mask, (labels == 0) | (labels == 1))
+    assert first.called == f"{first.colour} {first.name}" and second.called == second.name
+    twice = make_scene(1, kind="twice").truth
+    assert len(twice.parts) == 1
+    np.testing.assert_array_equal(twice.parts[0].mask, twice.mask)
+    assert [part.span for part in make_scene(1).truth.parts] == list(make_scene(1).spans)
+
+
+def test_every_one_of_all_objects_can_be_shown_and_a_picture_has_96_pixels_unless_it_is_told():
+    count = len(object_names())
+    scene = make_scene(2, count, count)
+    assert {item.name for item in scene.objects} == set(object_names()) and scene.image.size == (96, 96)
+    assert scene.text.count(", ") >= count - 2 and len(scene.spans) == count
+
+
+def test_captions_join_names_by_commas_and_a_word_before_the_last():
+    class First:
+        """Chooses the first of everything, and a number below or at a half."""
+
+        def __init__(self, number: float) -> None:
+            self.number = number
+
+        def integers(self, _: int) -> int:
+            return 0
+
+        def random(self) -> float:
+            return self.number
+
+    names = ("owl", "cat", "key")
+    assert make_caption(names, First(0.5)) == ("an owl, a cat and a key", ((3, 6), (10, 13), (20, 23)))
+    assert make_caption(names, First(0.4))[0] == "the owl, the cat and the key"
+    assert make_caption(names[:2], First(0.4), " left of ", ("look, {} here",)) == (
+        "look, an owl left of a cat here", ((9, 12), (23, 26)),
+    )  # fmt: skip
+    assert make_caption(names[1:2], First(0.5)) == ("a cat", ((2, 5),))

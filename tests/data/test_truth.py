@@ -217,3 +217,145 @@ def test_spans_that_are_no_numbers_are_named_by_line(tmp_path: Path, cell: str):
     data.setup("test")
     with pytest.raises(ValueError, match=r"2 finite numbers in 'spans', line 2 of .* Remedy: \[\[start, end\], ...\]"):
         list(data.test_dataloader())
+
+
+def read(size: tuple[int, int], drawn: tuple[int, int] | None, box=(0, 0, 1, 1)) -> Truth:
+    return TruthReference([box], size=drawn).read(Image.new("L", size), size, "a cat")
+
+
+@pytest.mark.parametrize(
+    ("drawn", "stored", "fits"),
+    [
+        ((100, 10), (101, 10), True),  # one pixel of rounding
+        ((100, 10), (99, 10), True),
+        ((100, 10), (102, 10), False),
+        ((100, 10), (98, 10), False),
+        ((10, 10), (110, 100), True),  # ten times as large: so is what a pixel of the drawing is
+        ((10, 10), (111, 100), False),
+        ((10, 10), (90, 100), True),
+        ((40, 30), (20, 15), True),
+        ((30, 40), (20, 15), False),
+    ],
+)
+def test_truth_may_be_of_another_size_but_for_a_pixel_of_rounding(drawn, stored, fits):
+    if fits:
+        assert read(stored, drawn).mask.shape == stored[::-1]
+    else:
+        with pytest.raises(ValueError) as said:
+            read(stored, drawn)
+        assert str(said.value) == (
+            f"Expected truth and picture of one shape but got {drawn[0]} x {drawn[1]} and {stored[0]} x {stored[1]} "
+            "pixels for an image in memory. Remedy: give the truth of this picture, as it is stored in its file."
+        )
+
+
+@pytest.mark.parametrize(
+    ("drawn", "stored", "fits"),
+    [
+        ((4, 3), (4, 3), True),  # as large as the picture itself, however small the limit
+        ((4, 2), (2, 1), True),  # 8 times the limit of one pixel
+        ((3, 3), (1, 1), False),
+        ((16, 2), (8, 1), False),
+        ((2, 16), (1, 8), False),
+        ((8, 6), (4, 3), False),
+    ],
+)
+def test_truth_is_drawn_on_as_many_pixels_as_the_picture_has_or_eight_times_the_limit(drawn, stored, fits, monkeypatch):
+    monkeypatch.setattr("m2ib_lightning.data.truth.MAX_PIXELS", 1)
+    if fits:
+        assert read(stored, drawn).mask.shape == stored[::-1]
+    else:
+        with pytest.raises(ValueError) as said:
+            read(stored, drawn)
+        assert str(said.value) == (
+            f"Expected truth on a picture of some size but got {drawn[0]} x {drawn[1]} for an image in memory. "
+            "Remedy: correct the size of the picture in the annotations."
+        )
+
+
+def test_a_mask_may_have_as_many_pixels_as_its_picture(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("m2ib_lightning.data.truth.MAX_PIXELS", 10)
+    Image.new("1", (8, 4), 1).save(tmp_path / "m.png")
+    assert draw(MaskFile(str(tmp_path / "m.png")), (8, 4)).all()
+    with pytest.raises(ValueError, match="at most 10 pixels but got 8 x 4"):
+        draw(MaskFile(str(tmp_path / "m.png")), (4, 2))
+
+
+def test_every_channel_of_a_mask_counts_but_how_opaque_it_is(tmp_path: Path):
+    colours = np.array([[[0, 0, 0, 255], [0, 0, 1, 0], [0, 2, 0, 0], [255, 0, 0, 9]]], dtype=np.uint8)
+    greys = np.array([[[0, 255], [1, 0], [2, 9], [0, 0]], [[0, 7], [3, 0], [4, 9], [0, 0]]], dtype=np.uint8)
+    for name, values, expected in (
+        ("rgba", colours, [[False, True, True, True]]),
+        ("rgb", colours[..., :3], [[False, True, True, True]]),
+        ("la", greys, [[False, True, True, False]] * 2),
+    ):
+        Image.fromarray(np.ascontiguousarray(values)).save(tmp_path / f"{name}.png")
+        np.testing.assert_array_equal(draw(MaskFile(str(tmp_path / f"{name}.png")), (4, len(expected))), expected)
+
+
+def test_run_lengths_begin_outside_and_are_those_of_the_picture():
+    expected = np.array([[0, 0, 1], [1, 0, 1], [1, 1, 0], [0, 1, 0]], dtype=bool)
+    assert (draw(RunLengths([1, 2, 3, 4, 2], (4, 3)), (3, 4)) == expected).all()
+    assert draw(RunLengths([0, 12], (4, 3)), (3, 4)).all()
+    for counts, size in (([0, 12], (3, 4)), ([0, 11], (4, 3)), ([0, 9], (4, 3)), ([0, 16], (4, 3)), ([0, 12], (4, 2))):
+        with pytest.raises(ValueError) as said:
+            draw(RunLengths(counts, size), (3, 4))
+        assert str(said.value) == (
+            f"Expected run lengths of 4 x 3 pixels (height x width) but got {counts[1]} pixels of {size[0]} x {size[1]}"
+            ". Remedy: give those of this picture."
+        )
+
+
+def test_an_outline_has_three_corners_or_more():
+    assert draw(Polygon([0, 0, 8, 0, 0, 8]), (10, 10))[1, 1:5].all()
+    assert draw(Polygon([0, 0, 8, 0, 8, 8, 4, 9, 0, 8]), (10, 10))[1:7, 1:7].all()
+    for count in (0, 4, 5, 7, 9):
+        with pytest.raises(
+            ValueError, match=f"at least 3 corners but got {count} numbers. Remedy: correct the outline"
+        ):
+            draw(Polygon([1.0] * count), (10, 10))
+
+
+@pytest.mark.parametrize("box", [(0, 0, 4, 0.5), (0, 0, 0.5, 3), (3.5, 0, 9, 9), (0, 2.5, 9, 9), (-9, -9, 0.1, 0.1)])
+def test_a_box_that_touches_the_picture_holds_a_pixel(box):
+    assert draw(box, (4, 3)).any()
+
+
+@pytest.mark.parametrize("box", [(1, 1, 2, 1), (0, -3, 1, 0), (1, 2, 2, 1), (0, 3.5, 1, 5), (0, -3, 1, -1)])
+def test_a_box_above_or_below_or_without_height_is_refused(box):
+    with pytest.raises(ValueError) as said:
+        draw(box, (4, 3))
+    assert str(said.value) == (
+        f"Expected boxes (left, top, right, bottom) within 4 x 3 pixels but got {box}. "
+        "Remedy: pixels of the original picture, left before right and top before bottom."
+    )
+
+
+def test_pixels_of_boxes_are_those_of_a_slow_rule():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        left, top = rng.uniform(-1, [5, 4])
+        right, bottom = left + rng.uniform(0.1, 3), top + rng.uniform(0.1, 3)
+        if right <= 0 or bottom <= 0 or left >= 5 or top >= 4:
+            continue
+        sides = []
+        for start, end, count in ((top, bottom, 4), (left, right, 5)):
+            held = [i for i in range(-9, 12) if start <= i + 0.5 < end] or [int(start)]
+            sides.append([i for i in held if 0 <= i < count] or [0 if held[-1] < 0 else count - 1])
+        expected = np.zeros((4, 5), dtype=bool)
+        expected[np.ix_(*sides)] = True
+        np.testing.assert_array_equal(draw((left, top, right, bottom), (5, 4)), expected)
+
+
+def test_parts_are_drawn_and_turned_like_the_whole_and_their_spans_are_looked_at():
+    image = Image.new("L", (4, 3))
+    image.getexif()[0x0112] = 6
+    top, end = (0, 0, 4, 1), (3, 0, 4, 3)
+    truth = TruthReference([top, end], [(0, 1)], parts=[((0, 1), [top]), ((2, 5), [end])]).read(image, (3, 4), "a cat")
+    np.testing.assert_array_equal(truth.mask, [[0, 0, 1], [0, 0, 1], [0, 0, 1], [1, 1, 1]])
+    assert [part.span for part in truth.parts] == [(0, 1), (2, 5)] and truth.spans == [(0, 1)]
+    np.testing.assert_array_equal(truth.parts[0].mask, [[0, 0, 1]] * 4)
+    np.testing.assert_array_equal(truth.parts[1].mask, [[0, 0, 0]] * 3 + [[1, 1, 1]])
+    with pytest.raises(ValueError, match=r"5 characters but got \(0, 6\)"):
+        TruthReference([top], parts=[((0, 6), [top])]).read(image, (3, 4), "a cat")
+    assert TruthReference((), [(0, 5)]).read(image, (3, 4), "a cat") == Truth(None, [(0, 5)])
