@@ -9,7 +9,7 @@
 A table is an entry of scripts/measured.py: the commands that it needs, typed as a user would, and how their files are
 shown between `<!-- measure:NAME -->` and `<!-- /measure -->` of a page. What a command wrote is kept in
 outputs/measure, by the command and the embedded model, and is not made again. After a change of a default that the
-command does not name: --again.
+command does not name: --again, which forgets the runs of the tables that are asked for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,14 +72,31 @@ def typed(run: Run, folders: Mapping[str, Path], output: Path | str, fewer: int 
     return run.words.format(output=output, scenes=scenes, **{name: str(folder) for name, folder in folders.items()})
 
 
+def shown_as(run: Run, folders: Iterable[str], fewer: int | None) -> str:
+    """The command as a page shows it, whatever the folders are."""
+    return typed(run, {name: Path(name.upper()) for name in folders}, "OUTPUT", fewer)
+
+
+def folder_of(run: Run, folders: Iterable[str], work: Path, fewer: int | None) -> Path:
+    """Where a run is kept: by its command and the embedded model."""
+    return work / hashlib.sha256(shown_as(run, folders, fewer).encode() + MODEL.read_bytes()).hexdigest()[:12]
+
+
+def forget(table: Table, work: Path, fewer: int | None) -> None:
+    """Remove what the runs of a table have left."""
+    before: list[str] = []
+    for name, run in table.runs.items():
+        shutil.rmtree(folder_of(run, before, work, fewer), ignore_errors=True)
+        before.append(name)
+
+
 def done(run: Run, folders: Mapping[str, Path], work: Path, fewer: int | None) -> Path:
     """The folder of a run, after it was made if it was not there.
 
     Raises:
         Failed: The command did; its last lines are said.
     """
-    shown = typed(run, {name: Path(name.upper()) for name in folders}, "OUTPUT", fewer)
-    folder = work / hashlib.sha256(shown.encode() + MODEL.read_bytes()).hexdigest()[:12]
+    shown, folder = shown_as(run, folders, fewer), folder_of(run, folders, work, fewer)
     end = folder / "done.json"
     if end.is_file():
         return folder
@@ -139,7 +156,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=[table.name for table in TABLES])
     parser.add_argument("--scenes", type=int, help="at most so many of each run")
     parser.add_argument("--print", action="store_true", help="print the tables and leave the pages alone")
-    parser.add_argument("--again", action="store_true", help="forget what was measured before")
+    parser.add_argument("--again", action="store_true", help="forget what was measured before of these tables")
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "measure", help="where results are kept")
     options = parser.parse_args()
     chosen = [table for table in TABLES if not options.only or table.name in options.only]
@@ -149,8 +166,8 @@ def main() -> None:
             for run in table.runs.values():
                 print(f"  {typed(run, dict.fromkeys(table.runs, Path('OUTPUT')), 'OUTPUT', options.scenes)}")
         return
-    if options.again:
-        shutil.rmtree(options.work, ignore_errors=True)
+    for table in chosen if options.again else ():
+        forget(table, options.work.resolve(), options.scenes)
     failed = []
     for table in chosen:
         print(table.name, flush=True)

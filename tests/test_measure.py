@@ -65,6 +65,16 @@ def test_a_run_is_given_the_folder_of_an_earlier_one(tmp_path):
     assert text.startswith("12") and "FIRST/count.txt" in text
 
 
+def test_what_is_forgotten_is_of_the_tables_that_are_asked_for_alone(tmp_path):
+    runs = {"first": counting(tmp_path), "second": counting(tmp_path, "b.txt", more="{first}/count.txt")}
+    both = measure.Table("both", "page.md", runs, lambda files: " ".join(path.read_text() for path in files.values()))
+    other = measure.Table("other", "page.md", {"a": counting(tmp_path, "c.txt")}, lambda files: files["a"].read_text())
+    found = [measure.made(table, tmp_path / "work", None).split("\n")[0] for table in (both, other)]
+    measure.forget(both, tmp_path / "work", None)
+    found += [measure.made(table, tmp_path / "work", None).split("\n")[0] for table in (other, both)]
+    assert found == ["1 2", "3", "3", "4 5"]
+
+
 def test_a_command_that_fails_is_said_with_its_last_words(tmp_path):
     (tmp_path / "fail.py").write_text("raise SystemExit('no such scene')")
     with pytest.raises(measure.Failed, match="no such scene"):
