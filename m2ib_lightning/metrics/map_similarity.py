@@ -53,7 +53,7 @@ def spearman(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """Twice the average ranks: how many are smaller, and how many are smaller or equal. Memory N, not N x N."""
+    """Twice the average ranks: how many are smaller, plus how many are not larger. Memory N, not N x N."""
     order = values.sort(-1).values.contiguous()
     values = values.contiguous()
     smaller = torch.searchsorted(order, values, side="left")
