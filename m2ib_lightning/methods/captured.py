@@ -1,4 +1,4 @@
-"""The steps of a fit as one CUDA graph: a GPU then waits for nothing between the kernels of a step."""
+"""A fit as two CUDA graphs, the clean pass and a step: a GPU then waits for nothing between their kernels."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ TEXT_MULTIPLE = 8
 
 GRAPHS_KEPT = 3
 """Shapes of batches whose graphs are kept, each with its memory: 2 GB for 128 pairs of a ViT-B/32."""
+
+INPUTS = ("pixel_values", "input_ids", "attention_mask")
+"""What a model reads of a batch."""
 
 
 class FixedNoise:
@@ -44,10 +47,10 @@ class FixedNoise:
 
 
 class CapturedSteps:
-    """The step of fits of one shape, recorded once and replayed for every batch of that shape.
+    """The clean pass and the step of fits of one shape, recorded once and replayed for every batch of that shape.
 
-    All that a step reads and writes stays at one place of memory: another batch is copied there. The numbers are those
-    of `MaskFit.step`; pairs that have stopped are held and not dropped.
+    All that they read and write stays at one place of memory: another batch is copied there. The numbers are those
+    of a `MaskFit` and its `step`; pairs that have stopped are held and not dropped.
 
     Args:
         fit: The first fit; it becomes the place where all others are made.
@@ -67,20 +70,30 @@ class CapturedSteps:
         self.made = torch.zeros((), dtype=torch.long, device=self.noise.device)
         self.last: dict[str, Tensor] = {}
         self._replay: Callable[[], None] = self._step
+        self._replay_clean: Callable[[], None] = self._run_clean
+        # Inputs at a place of their own: what was given here may be overwritten by who made it.
+        self.inputs = fit.batch._replace(**{name: getattr(fit.batch, name).clone() for name in INPUTS})
         if graph:
-            self._replay = self._record()
+            for group in optimizer.param_groups:
+                if "capturable" not in group:
+                    raise RuntimeError(f"{type(optimizer).__name__} has no `capturable`")
+                group["capturable"] = True
+            self._replay = _recorded(self._step)
+            # A tower whose forward cannot be recorded is run operation by operation; its steps may be recorded yet.
+            with contextlib.suppress(RuntimeError, torch.AcceleratorError):
+                self._replay_clean = _recorded(self._run_clean)
 
-    def run(self, new: MaskFit, steps: int) -> MaskFit:
-        """Make all steps of a fresh fit of the same shape.
+    def run(self, batch: PairBatch, steps: int) -> MaskFit:
+        """Fit the masks of a batch of the same shape.
 
         Args:
-            new: Before its first step.
-            steps: How many, >= 1.
+            batch: The pairs, `shape_of` which is that of the first fit's.
+            steps: How many steps, >= 1.
 
         Returns:
             The fit after its steps; valid until the next call.
         """
-        self._load(new)
+        self._load(batch)
         history = []
         for step in range(steps):
             self.noise.fill(step)
@@ -88,25 +101,6 @@ class CapturedSteps:
             history.append({name: value.clone() for name, value in self.last.items()})
         self.fit.history = history
         return self.fit
-
-    def _record(self) -> Callable[[], None]:
-        """The step as a graph, after a few eager ones that let libraries settle."""
-        for group in self.optimizer.param_groups:
-            if "capturable" not in group:
-                raise RuntimeError(f"{type(self.optimizer).__name__} has no `capturable`")
-            group["capturable"] = True
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream), _uncached_autocast(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*capturable.*")  # it runs uncaptured here, and is meant to
-            for _ in range(3):
-                self._step()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        # Another thread pins the batches that workers read; where that ends the recording, a replay was seen to crash.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"), _uncached_autocast():
-            self._step()
-        return graph.replay
 
     def _step(self) -> None:
         fit = self.fit
@@ -127,34 +121,37 @@ class CapturedSteps:
             self.stopping[name].copy_(value)
         fit.stopping.load(self.stopping)
 
-    def _load(self, new: MaskFit) -> None:
-        """Copy another fit to where this one is, and open all masks."""
+    @torch.no_grad()
+    def _run_clean(self) -> None:
+        """The clean pass of the inputs that are there, and masks that are all open again."""
         fit = self.fit
-        if new is not fit:
-            for given, other in zip(_given(fit), _given(new), strict=True):
-                given.copy_(other)
-            targets, weights = fit.batch.targets, fit.batch.weights
-            fit.batch, fit.grids = new.batch._replace(targets=targets, weights=weights), new.grids
-            for modality in MODALITIES:
-                fit.clean[modality].copy_(new.clean[modality])
-                for place, value in zip(fit.hidden[modality], new.hidden[modality], strict=True):
-                    if place is not None and value is not None:
-                        place.copy_(value)
-            for modality in fit.towers:
-                here, there = fit.bottleneck(modality), new.bottleneck(modality)
-                here.x.copy_(there.x)
-                here.open.copy_(there.open)
-                if here.held is not None and there.held is not None:
-                    here.held.copy_(there.held)
+        for modality in MODALITIES:
+            hidden, clean = fit.clean_pass(modality, self.inputs)
+            fit.clean[modality].copy_(clean)
+            for place, value in zip(fit.hidden[modality], hidden, strict=True):
+                if place is not None and value is not None:
+                    place.copy_(value)
+        for modality, tower in fit.towers.items():
+            here, there = fit.bottleneck(modality), fit.new_bottleneck(modality, tower)
+            for name, value in there.named_buffers():
+                here.get_buffer(name).copy_(value)
+            here.alpha.copy_(there.alpha)
+            self.before[modality].copy_(there.alpha)
+
+    def _load(self, batch: PairBatch) -> None:
+        """Put another batch where the first was, and begin anew."""
+        fit = self.fit
+        for name in INPUTS:
+            getattr(self.inputs, name).copy_(getattr(batch, name))
+        for given, other in zip(_given(fit.batch), _given(batch), strict=True):
+            given.copy_(other)
+        fit.batch = batch._replace(targets=fit.batch.targets, weights=fit.batch.weights)
+        fit.grids = {modality: fit.backbone.tower(modality).grids(batch) for modality in MODALITIES}
+        self._replay_clean()
         fresh = Stopping(fit.pairs, fit.stopping.tolerance, fit.stopping.patience, self.noise.device)
         for name, value in fresh.state().items():
             self.stopping[name].copy_(value)
         fit.stopping.load(self.stopping)
-        with torch.no_grad():
-            for modality in fit.towers:
-                start = new.start(modality)
-                fit.bottleneck(modality).alpha.copy_(start)
-                self.before[modality].copy_(start)
         for state in self.optimizer.state.values():
             for value in state.values():
                 if isinstance(value, Tensor):
@@ -177,10 +174,26 @@ def shape_of(backbone: Backbone, batch: PairBatch) -> Hashable:
     )
 
 
-def _given(fit: MaskFit) -> list[Tensor]:
+def _given(batch: PairBatch) -> list[Tensor]:
     """What a step reads of a batch beside its clean pairs: targets, and what compression weighs."""
-    weights = [] if fit.batch.weights is None else [fit.batch.weights]
-    return [*(fit.batch.targets or {}).values(), *weights]
+    weights = [] if batch.weights is None else [batch.weights]
+    return [*(batch.targets or {}).values(), *weights]
+
+
+def _recorded(run: Callable[[], None]) -> Callable[[], None]:
+    """What a function does as a graph, after a few eager calls that let libraries settle."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream), _uncached_autocast(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*capturable.*")  # it runs uncaptured here, and is meant to
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    # Another thread pins the batches that workers read; where that ends the recording, a replay was seen to crash.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"), _uncached_autocast():
+        run()
+    return graph.replay
 
 
 def pad_texts(batch: PairBatch, longest: int) -> PairBatch:

@@ -298,19 +298,20 @@ class M2IB(AttributionMethod):
             self._seen.add(shape)
             return None
         try:
-            return self._captured_steps(shape, fit := self.new_fit(whole)).run(fit, self.steps)
+            return self._captured_steps(shape, whole).run(whole, self.steps)
         except (RuntimeError, torch.AcceleratorError) as problem:
             self.graphs = False
             self._captured.clear()
             warnings.warn(f"A step cannot be a CUDA graph ({problem}); going on without.", stacklevel=2)
             return None
 
-    def _captured_steps(self, shape: Hashable, fit: MaskFit) -> CapturedSteps:
-        """The steps of fits of this shape; those of the shape that was used the longest ago are forgotten."""
+    def _captured_steps(self, shape: Hashable, batch: PairBatch) -> CapturedSteps:
+        """The steps of fits of a batch's shape; those of the shape that was used the longest ago are forgotten."""
         steps = self._captured.pop(shape, None)
         if steps is None:
             if len(self._captured) >= GRAPHS_KEPT:
                 self._captured.pop(next(iter(self._captured)))
+            fit = self.new_fit(batch)
             steps = CapturedSteps(fit, self.new_optimizer(fit.parameters()))
         self._captured[shape] = steps
         return steps

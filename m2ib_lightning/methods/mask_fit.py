@@ -108,7 +108,7 @@ class MaskFit(nn.Module):
         with torch.no_grad():
             for modality in MODALITIES if same is None else ():
                 self._run_clean(modality)
-        self.bottlenecks = nn.ModuleDict({m: self._new_bottleneck(m, tower) for m, tower in self.towers.items()})
+        self.bottlenecks = nn.ModuleDict({m: self.new_bottleneck(m, tower) for m, tower in self.towers.items()})
         self.history: list[dict[str, Tensor]] = []
         self.stopping = Stopping(self.pairs, tolerance, patience, self.clean["image"].device)
         self._before: dict[Modality, Tensor] = {}
@@ -152,15 +152,20 @@ class MaskFit(nn.Module):
         return self._backbone[0]
 
     def _run_clean(self, modality: Modality) -> None:
+        once, rows = self.batch.distinct()
+        hidden, clean = self.clean_pass(modality, once)
+        self.hidden[modality], self.clean[modality] = hidden.keep(rows), clean[rows]
+        self.grids[modality] = self.backbone.tower(modality).grids(self.batch)
+
+    def clean_pass(self, modality: Modality, batch: PairBatch) -> tuple[HiddenStates, Tensor]:
+        """What a tower holds before its bottleneck, and its embeddings (B, E) without noise, of a batch."""
         tower = self.backbone.tower(modality)
         layer = self.towers[modality].layer if modality in self.towers else "embeddings"
-        once, rows = self.batch.distinct()
-        hidden = tower.prefix(once, layer)
-        clean = tower.finish(hidden, layer).float()
-        self.hidden[modality], self.clean[modality] = hidden.keep(rows), clean[rows]
-        self.grids[modality] = tower.grids(self.batch)
+        hidden = tower.prefix(batch, layer)
+        return hidden, tower.finish(hidden, layer).float()
 
-    def _new_bottleneck(self, modality: Modality, tower: TowerSetting) -> InformationBottleneck:
+    def new_bottleneck(self, modality: Modality, tower: TowerSetting) -> InformationBottleneck:
+        """A bottleneck of the hidden states as they are, its masks as they are at the start."""
         # On the embeddings the read-out token has not read anything yet: it is a token like any other.
         read_out = "bottleneck" if tower.layer == "embeddings" else tower.read_out
         prior = tower.prior.to(self.clean[modality].device)
