@@ -116,7 +116,7 @@ class InformationBottleneck(nn.Module):
             rows = torch.arange(len(states), device=states.device)
             mean = repeat(prior.read_mean, "d -> b d", b=len(states))
             held = mean.clone() if read_out == "mean" else states[rows, hidden.read]
-            is_open[rows, hidden.read] = False
+            is_open.scatter_(1, rearrange(hidden.read, "b -> b 1"), False)
         self.read = hidden.read
         for name, value in (
             ("x", (states - prior.mean) / prior.std),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from m2ib_lightning.backbones.base import check_whole_patches, with_prefix
@@ -70,7 +71,7 @@ class EosTextTower(TransformerTower):
         read = ids.argmax(-1) if self.largest_id else (ids == self.text.config.eos_token_id).int().argmax(-1)
         special = ~valid
         special[:, 0] = True
-        special[torch.arange(len(ids), device=ids.device), read] = True
+        special.scatter_(1, rearrange(read, "b -> b 1"), True)
         return HiddenStates(self.text.embeddings(input_ids=ids), valid, special, read)
 
     def head(self, states: Tensor, valid: Tensor) -> Tensor:

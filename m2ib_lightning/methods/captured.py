@@ -65,6 +65,7 @@ class CapturedSteps:
         self.fit, self.optimizer = fit, optimizer
         self.noise = FixedNoise(fit)
         fit.noise = self.noise  # type: ignore[assignment]
+        fit.towers = {m: tower._replace(prior=tower.prior.to(self.noise.device)) for m, tower in fit.towers.items()}
         self.stopping = fit.stopping.state()
         self.before = {m: fit.bottleneck(m).alpha.detach().clone() for m in fit.towers}
         self.made = torch.zeros((), dtype=torch.long, device=self.noise.device)
