@@ -1,5 +1,7 @@
 """`m2ib app`, with a server that is none."""
 
+import io
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -39,6 +41,20 @@ def test_the_page_is_served_to_this_machine_and_opened_until_the_command_is_stop
     assert served.asked[0][1:] == (None, True, False) and len(served.slept) == 3 and served.closed == [False]
     assert max(served.slept) <= 1.5  # Ctrl-C is heard within about a second
     assert capsys.readouterr().out == "http://here  (Ctrl-C stops it)\n"
+
+
+def test_the_addresses_are_in_a_pipe_before_the_command_waits(served, monkeypatch):
+    served.share_url, raw, there = "http://everywhere", io.BytesIO(), []
+    wait = verb.time.sleep
+
+    def sleep(seconds):
+        there.append(raw.getvalue().decode())
+        wait(seconds)
+
+    monkeypatch.setattr(verb, "time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw))
+    main(["app"])
+    assert there[0].splitlines() == ["http://here  (Ctrl-C stops it)", "http://everywhere"]
 
 
 def test_options_are_passed_on_and_a_public_address_is_said(served, capsys):
