@@ -102,8 +102,9 @@ class M2IB(AttributionMethod):
         compile: Whether blocks of the towers go through `torch.compile`, which takes a minute once and seconds from its
             cache; for many pairs on a GPU. On a processor it is slower after that as well.
         graphs: Whether a GPU, from the second batch of a shape on, replays a clean pass and a step that were recorded
-            once, and so waits for nothing between their kernels. Texts and batches are padded to a few sizes for it. Fits with `keep`, a
-            `reader`, terms that move or maps less their opposite are computed step by step, as on a processor.
+            once, and so waits for nothing between their kernels. Texts and batches are padded to a few sizes for it.
+            Fits with `keep`, a `reader`, terms that move or maps less their opposite are computed step by step, as on a
+            processor.
         seed: Seed of the noise.
         thresholds: Where the verdict on a map begins to speak against it, for example {"image_left": 0.7}; see
             `verdict.Thresholds` for their names and defaults.
