@@ -160,6 +160,18 @@ def test_the_word_that_stands_for_a_phrase_is_that_which_its_own_picture_contest
         torch.testing.assert_close(together.shown[row], shown, atol=1e-5, rtol=1e-4)
 
 
+def test_each_word_is_contested_by_its_cosine_with_what_is_alike(embedded, batch, scenes):
+    seen = []
+    for row, scene in enumerate(scenes):
+        own, words = batch.keep([row]), [word.span() for word in re.finditer(r"\w+", scene.text)]
+        found = AgainstAlike(words).contest(embedded, batch.keep([row] * len(words))).contested.tolist()
+        picture = embedded.embed("image", own)
+        each = [differences_to_what_is_alike(embedded, scene.text, word, own) for word in words]
+        assert found == [bool((torch.cosine_similarity(e, picture, dim=1) < CONTESTED).any()) for e in each]
+        seen += found
+    assert len(set(seen)) == 2
+
+
 def differences_to_what_is_alike(backbone: Backbone, text: str, word: tuple[int, int], own: PairBatch) -> torch.Tensor:
     """(K, E), the text less each of those that have another token for a word; of a word of several, one without it."""
     tokens = [t for t, (start, end) in enumerate(own.spans[0]) if start < word[1] and end > word[0]]
