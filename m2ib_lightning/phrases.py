@@ -203,13 +203,13 @@ def _explain_parts(
     aimed = target.aim(backbone, many)
     assert aimed.targets is not None
     sizes = effects(backbone, many, aimed.targets)
-    contest = None if sharper is None else sharper.contest(backbone, many)
-    if contest is not None:
+    if sharper is not None:
+        contest = sharper.contest(backbone, many)
         sizes = torch.where(contest.contested & (contest.shown >= SHOWN), contest.effect, sizes)
     # What lowers the similarity is looked for where it does so.
     sign = rearrange(torch.where(sizes < 0, -1.0, 1.0), "b -> b 1")
     aimed = aimed._replace(targets={m: sign * direction for m, direction in aimed.targets.items()})
-    if sharper is not None and contest is not None:
+    if sharper is not None:
         chosen = ((sizes > 0) & (contest.shown > 0)).nonzero()[:, 0].tolist()
         aimed = put(aimed, chosen, sharper.aim_at(contest, many).keep(chosen))
     assert aimed.targets is not None

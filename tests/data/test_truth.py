@@ -223,6 +223,15 @@ def read(size: tuple[int, int], drawn: tuple[int, int] | None, box=(0, 0, 1, 1))
     return TruthReference([box], size=drawn).read(Image.new("L", size), size, "a cat")
 
 
+def assert_read_or_said(stored: tuple[int, int], drawn: tuple[int, int], fits: bool, message: str) -> None:
+    if fits:
+        assert read(stored, drawn).mask.shape == stored[::-1]
+    else:
+        with pytest.raises(ValueError) as said:
+            read(stored, drawn)
+        assert str(said.value) == message
+
+
 @pytest.mark.parametrize(
     ("drawn", "stored", "fits"),
     [
@@ -238,15 +247,15 @@ def read(size: tuple[int, int], drawn: tuple[int, int] | None, box=(0, 0, 1, 1))
     ],
 )
 def test_truth_may_be_of_another_size_but_for_a_pixel_of_rounding(drawn, stored, fits):
-    if fits:
-        assert read(stored, drawn).mask.shape == stored[::-1]
-    else:
-        with pytest.raises(ValueError) as said:
-            read(stored, drawn)
-        assert str(said.value) == (
+    assert_read_or_said(
+        stored,
+        drawn,
+        fits,
+        (
             f"Expected truth and picture of one shape but got {drawn[0]} x {drawn[1]} and {stored[0]} x {stored[1]} "
             "pixels for an image in memory. Remedy: give the truth of this picture, as it is stored in its file."
-        )
+        ),
+    )
 
 
 @pytest.mark.parametrize(
@@ -262,15 +271,15 @@ def test_truth_may_be_of_another_size_but_for_a_pixel_of_rounding(drawn, stored,
 )
 def test_truth_is_drawn_on_as_many_pixels_as_the_picture_has_or_eight_times_the_limit(drawn, stored, fits, monkeypatch):
     monkeypatch.setattr("m2ib_lightning.data.truth.MAX_PIXELS", 1)
-    if fits:
-        assert read(stored, drawn).mask.shape == stored[::-1]
-    else:
-        with pytest.raises(ValueError) as said:
-            read(stored, drawn)
-        assert str(said.value) == (
+    assert_read_or_said(
+        stored,
+        drawn,
+        fits,
+        (
             f"Expected truth on a picture of some size but got {drawn[0]} x {drawn[1]} for an image in memory. "
             "Remedy: correct the size of the picture in the annotations."
-        )
+        ),
+    )
 
 
 def test_a_mask_may_have_as_many_pixels_as_its_picture(tmp_path: Path, monkeypatch):
