@@ -168,6 +168,7 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=1, help="processes of the run that is killed")
     parser.add_argument("--last", type=float, default=5.0, help="seconds, see above")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--rounding", type=float, default=1e-4, help="of the largest value that maps may differ by")
     parser.add_argument("--folder", type=Path, default=Path("outputs/kill_and_resume"))
     parser.add_argument("--keep", action="store_true", help="go on from an undisturbed run that is there")
     args, further = parser.parse_known_args()
@@ -199,7 +200,7 @@ def main() -> None:
     kills = f"{moments.total()} kills of {args.verb} ({', '.join(f'{n} {moment}' for moment, n in moments.items())})"
     print(f"{kills}, {args.devices} processes: every one of {args.scenes} ids once; ", end="")
     print("maps bit-equal" if equal else f"largest difference of a map {largest:.1e} of its largest value")
-    if largest > 1e-4:
+    if largest > args.rounding:
         sys.exit("FAILED: that is more than rounding")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Hashable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.methods.mask_fit import MaskFit
 from m2ib_lightning.methods.stopping import Stopping
+from m2ib_lightning.methods.streams import Streams
 from m2ib_lightning.types import MODALITIES, Modality, PairBatch
 
 TEXT_MULTIPLE = 8
@@ -75,6 +77,7 @@ class CapturedSteps:
         # Inputs at a place of their own: what was given here may be overwritten by who made it.
         self.inputs = fit.batch._replace(**{name: getattr(fit.batch, name).clone() for name in INPUTS})
         if graph:
+            fit.by_tower = Streams(self.noise.device)
             for group in optimizer.param_groups:
                 if "capturable" not in group:
                     raise RuntimeError(f"{type(optimizer).__name__} has no `capturable`")
@@ -126,8 +129,8 @@ class CapturedSteps:
     def _run_clean(self) -> None:
         """The clean pass of the inputs that are there, and masks that are all open again."""
         fit = self.fit
-        for modality in MODALITIES:
-            hidden, clean = fit.clean_pass(modality, self.inputs)
+        seen = fit.by_tower(partial(fit.clean_pass, batch=self.inputs), MODALITIES)
+        for modality, (hidden, clean) in seen.items():
             fit.clean[modality].copy_(clean)
             for place, value in zip(fit.hidden[modality], hidden, strict=True):
                 if place is not None and value is not None:

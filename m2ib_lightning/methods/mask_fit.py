@@ -20,6 +20,7 @@ from m2ib_lightning.losses import Bottlenecked, JointTerm, LossTerm, MovingTerm,
 from m2ib_lightning.methods.keeping import DRAWS, Held, beta_ratio, compress_until, least
 from m2ib_lightning.methods.reader import MaskReader
 from m2ib_lightning.methods.stopping import NON_FINITE, Stopping
+from m2ib_lightning.methods.streams import one_by_one
 from m2ib_lightning.prior import Prior
 from m2ib_lightning.types import MODALITIES, HiddenStates, Layer, Modality, PairBatch
 
@@ -79,6 +80,7 @@ class MaskFit(nn.Module):
         history: Per step a dictionary of (B,) values, see `step`.
         stopping: Which pairs still run.
         bottlenecks: The bottleneck of each tower, by its modality.
+        by_tower: Runs a function for each tower, see `streams`.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class MaskFit(nn.Module):
         self._backbone, self._reader = [backbone], [reader]  # in lists: their weights are none of the fit's
         self.batch, self.towers, self.noise, self.noise_chunk = batch, dict(towers), noise, noise_chunk
         self.terms, self.keep = _named_terms(loss_terms, self.towers), keep
+        self.by_tower: Callable[..., dict[Modality, Any]] = one_by_one
         self.hidden: dict[Modality, HiddenStates] = dict(same.hidden) if same else {}
         self.clean: dict[Modality, Tensor] = dict(same.clean) if same else {}
         self.grids: dict[Modality, list[tuple[int, int]] | None] = dict(same.grids) if same else {}
@@ -308,7 +311,7 @@ class MaskFit(nn.Module):
 
     def _evaluate_terms(self, weights: Mapping[str, Tensor], part: slice) -> dict[str, Tensor]:
         """Values per pair of the terms and their weighted sum, for some of the noise samples."""
-        seen = {modality: self._tower_pass(modality, part) for modality in self.towers}
+        seen = self.by_tower(partial(self._tower_pass, part=part), self.towers)
         values = {name: term(*(seen[m] for m in looks_at)) for name, (term, looks_at) in self.terms.items()}
         nothing = self.clean["image"].new_zeros(self.pairs)
         return {"loss/total": sum((weights[n] * value for n, value in values.items()), nothing), **values}
