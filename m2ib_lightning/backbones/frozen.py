@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,13 +26,32 @@ def run_linear(layer: Any, x: Tensor) -> Tensor:
         (..., D').
     """
     dtype = _precision(x)
-    frozen = type(layer) is nn.Linear and not layer.weight.requires_grad
-    if torch.compiler.is_compiling() or not frozen or not _has_onednn(dtype, x):
+    if torch.compiler.is_compiling() or not _is_frozen_linear(layer) or not _has_onednn(dtype, x):
         return layer(x)
     weight, bias = (None if w is None else w.to(dtype) for w in (layer.weight, layer.bias))
     with torch.autocast(x.device.type, enabled=False):
         product: Tensor = _FrozenLinear.apply(x.to(dtype).flatten(0, -2), weight, bias)
     return product.view(*x.shape[:-1], -1)
+
+
+def run_linears(layers: Sequence[Any], x: Tensor) -> list[Tensor]:
+    """What each of several layers gives for the same states, as `run_linear`; their gradients in `x` are one.
+
+    Args:
+        layers: Layers of the model.
+        x: The states that go in, (..., D).
+
+    Returns:
+        (..., D') each.
+    """
+    if torch.compiler.is_compiling() or not all(_is_frozen_linear(layer) for layer in layers):
+        return [run_linear(layer, x) for layer in layers]
+    dtype = _precision(x)
+    weights = [layer.weight.to(dtype) for layer in layers]
+    biases = [None if layer.bias is None else layer.bias.to(dtype) for layer in layers]
+    with torch.autocast(x.device.type, enabled=False):
+        found: tuple[Tensor, ...] = _FrozenLinears.apply(x.to(dtype).flatten(0, -2), *weights, *biases)
+    return [product.view(*x.shape[:-1], -1) for product in found]
 
 
 def run_mlp(mlp: Any, x: Tensor) -> Tensor:
@@ -68,14 +88,36 @@ class _FrozenLinear(torch.autograd.Function):
         return _product(grad_outputs[0], weight.t()), None, None
 
 
+class _FrozenLinears(torch.autograd.Function):
+    """Matrix products of the same states with no gradient for weights; products for `x` add up as they are made."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor | None) -> tuple[Tensor, ...]:
+        weights, biases = parameters[: len(parameters) // 2], parameters[len(parameters) // 2 :]
+        ctx.save_for_backward(*weights)
+        return tuple(_product(x, w, b) for w, b in zip(weights, biases, strict=True) if w is not None)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        weights = ctx.saved_tensors
+        found = _product(grad_outputs[0], weights[0].t())
+        for grad, weight in zip(grad_outputs[1:], weights[1:], strict=True):
+            if _has_onednn(found.dtype, found):
+                found += _product(grad, weight.t())
+            else:
+                found.addmm_(grad, weight)
+        return found, *[None] * (2 * len(weights))
+
+
 class _FrozenMLP(torch.autograd.Function):
     """fc2(quick_gelu(fc1(x))) with no gradient for weights."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-        u = _product(x, w1, b1).mul_(SLOPE)
+        u = _scaled_product(x, w1, b1 * SLOPE, SLOPE)
         ctx.save_for_backward(u, w1, w2)
-        return _product(F.silu(u).mul_(1 / SLOPE), w2, b2)
+        return _scaled_product(F.silu(u), w2, b2, 1 / SLOPE)
 
     @staticmethod
     @once_differentiable
@@ -95,6 +137,13 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return product
 
 
+def _scaled_product(x: Tensor, weight: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """The product scale x weight^T + bias."""
+    if _has_onednn(x.dtype, x):
+        return _product(x, weight, bias / scale).mul_(scale)
+    return torch.addmm(bias, x, weight.t(), alpha=scale)  # a GPU's product scales and adds a row by itself
+
+
 def _has_onednn(dtype: torch.dtype, x: Tensor) -> bool:
     if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
@@ -106,6 +155,10 @@ def _precision(x: Tensor) -> torch.dtype:
     """What a product of `x` is computed in, under autocast or not."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def _is_frozen_linear(layer: Any) -> bool:
+    return type(layer) is nn.Linear and not layer.weight.requires_grad
 
 
 def _is_frozen_quick_gelu(mlp: Any) -> bool:

@@ -10,9 +10,9 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from m2ib_lightning.backbones.attention import attend_states
+from m2ib_lightning.backbones.attention import attend, attend_states
 from m2ib_lightning.backbones.base import Tower
-from m2ib_lightning.backbones.frozen import run_linear, run_mlp
+from m2ib_lightning.backbones.frozen import run_linear, run_linears, run_mlp
 from m2ib_lightning.types import HiddenStates, Layer, PairBatch
 
 
@@ -54,10 +54,11 @@ class PreNormBlock:
     def attention(self, queries: Tensor, states: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         """Attention of normalised states, (N, Q, D) and (N, L, D) to (N, Q, D)."""
         own = self.layer.self_attn
-        mixed = attend_states(
-            run_linear(own.q_proj, queries), states, own.k_proj, own.v_proj,
-            heads=own.num_heads, mask=mask, causal=causal, scale=own.scale,
-        )  # fmt: skip
+        how: Any = dict(heads=own.num_heads, mask=mask, causal=causal, scale=own.scale)
+        if queries is states:
+            mixed = attend(*run_linears((own.q_proj, own.k_proj, own.v_proj), states), **how)
+        else:
+            mixed = attend_states(run_linear(own.q_proj, queries), states, own.k_proj, own.v_proj, **how)
         return run_linear(own.out_proj, mixed)
 
 

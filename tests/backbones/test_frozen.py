@@ -6,7 +6,7 @@ from transformers import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPMLP
 
 from m2ib_lightning.backbones import frozen
-from m2ib_lightning.backbones.frozen import run_linear, run_mlp
+from m2ib_lightning.backbones.frozen import run_linear, run_linears, run_mlp
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def products(monkeypatch):
     """The shapes of the weights that oneDNN or its stand-in multiplied with."""
     seen, product = [], frozen._product
     monkeypatch.setattr(
-        frozen, "_product", lambda x, weight, *bias: (seen.append(weight.shape), product(x, weight, *bias))[1]
+        frozen, "_product", lambda x, weight, *more: (seen.append(weight.shape), product(x, weight, *more))[1]
     )
     return seen
 
@@ -134,3 +134,57 @@ def test_float32_stays_float32_where_onednn_has_no_products(mlp, monkeypatch):
     x = torch.randn(5, 6)
     torch.testing.assert_close(run_mlp(mlp, x), mlp(x), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(run_linear(mlp.fc1, x), mlp.fc1(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def three():
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(6, wide, bias=with_bias) for wide, with_bias in ((4, True), (6, False), (2, True))]
+    return [layer.requires_grad_(False) for layer in layers]
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+def test_layers_of_the_same_states_and_their_one_gradient_are_the_librarys(three, onednn, monkeypatch):
+    if not onednn:
+        monkeypatch.setattr(frozen, "_has_onednn", lambda *_: False)
+    ours = torch.randn(2, 3, 6, requires_grad=True)
+    theirs, factors = ours.detach().clone().requires_grad_(), [torch.randn(2, 3, layer.out_features) for layer in three]
+    sum((found * f).sum() for found, f in zip(run_linears(three, ours), factors, strict=True)).backward()
+    sum((layer(theirs) * f).sum() for layer, f in zip(three, factors, strict=True)).backward()
+    for found, layer in zip(run_linears(three, ours), three, strict=True):
+        torch.testing.assert_close(found, layer(theirs), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_the_one_gradient_passes_a_numerical_check_also_where_an_output_is_not_used(three):
+    x = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
+    exact = [layer.double() for layer in three]
+    assert torch.autograd.gradcheck(lambda x: tuple(run_linears(exact, x)), x)
+    assert torch.autograd.gradcheck(lambda x: run_linears(exact, x)[1], x)
+
+
+def test_layers_of_the_same_states_are_computed_in_the_precision_of_autocast(three):
+    x = torch.randn(5, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, theirs = run_linears(three, x), [layer(x) for layer in three]
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.dtype == torch.bfloat16
+        torch.testing.assert_close(one, other, rtol=0.02, atol=0.02)
+
+
+def test_where_one_of_the_layers_is_trained_or_of_another_kind_each_runs_as_it_is(three):
+    class Twice(torch.nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    x, trained, other = torch.randn(2, 6), torch.nn.Linear(6, 4), Twice(6, 4).requires_grad_(False)
+    run_linears([three[0], trained], x)[1].sum().backward()
+    assert trained.weight.grad is not None and trained.bias.grad is not None
+    torch.testing.assert_close(run_linears([three[0], other], x)[1], other(x))
+
+
+def test_compiled_code_has_the_layers_as_the_library_has_them(three, products, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for found, layer in zip(run_linears(three, x := torch.randn(2, 6)), three, strict=True):
+        torch.testing.assert_close(found, layer(x))
+    assert products == []
