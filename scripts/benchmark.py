@@ -390,7 +390,7 @@ def main() -> None:
     parser.add_argument("--throughput", action="store_true", help="measure (f) instead, as is done on a GPU")
     parser.add_argument("--models", nargs="+", help="of (f): embedded, those of --model, SigLIP 2 B/16; all by default")
     parser.add_argument("--minutes", type=float, default=6, help="of (f): what would begin later is left out")
-    parser.add_argument("--pairs", type=int, default=2048, help="of (f): predicted from files")
+    parser.add_argument("--pairs", type=int, default=2048, help="of (f): predicted from files; more on a GPU")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmark.json"))
     parser.add_argument("--peak-memory", nargs=2, metavar=("SIZE", "PRECISION"), help="print this alone, in MB")
     arguments = parser.parse_args()

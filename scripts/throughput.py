@@ -93,16 +93,16 @@ def autocast(method: AttributionMethod, batch: PairBatch, *, precision: str) -> 
 def throughput(models: Sequence[str], sizes: Sequence[int], device: str, until: float) -> list[dict[str, Any]]:
     """Rows of each model, batch and way; what would begin after `until` is left out and said to be.
 
-    The first model is measured with all sizes, compiled on a GPU, the others with the largest below 512.
+    The first model is measured with all sizes, the others with `usual` ones; on a GPU as compiled code as well.
     """
     rows: list[dict[str, Any]] = []
     for place, name in enumerate(models):
         if time.monotonic() > until:
             rows.append({"model": name, "pairs": "", "way": "left out: no time"})
             continue
-        backbone, first = model_of(name, device), place == 0
-        timed_ways = ways(backbone, device, compiled=first and device == "cuda")
-        for size in sizes if first else [max((size for size in sizes if size < 512), default=sizes[0])]:
+        backbone = model_of(name, device)
+        timed_ways = ways(backbone, device, compiled=device == "cuda")
+        for size in sizes if place == 0 else [usual(sizes)]:
             batch = batch_of(backbone, size)
             for way, precision, run in timed_ways:
                 row: dict[str, Any] = {"model": name, "pairs": size, "way": way, "precision": precision}
@@ -115,6 +115,11 @@ def throughput(models: Sequence[str], sizes: Sequence[int], device: str, until: 
                 rows.append({"model": name, "pairs": size, "way": "floor of M2IB", **_floor(backbone, batch, device)})
         del backbone, timed_ways
     return rows
+
+
+def usual(sizes: Sequence[int]) -> int:
+    """The most pairs at once, below 512, of which there are enough batches for all that read them ahead."""
+    return max((size for size in sizes if size < 512), default=sizes[0])
 
 
 def _timed(run: Callable[[], Any], size: int, device: str, until: float) -> dict[str, Any]:
@@ -199,5 +204,5 @@ def measure(models: Sequence[str], sizes: Sequence[int], device: str, minutes: f
     """
     until = time.monotonic() + 60 * minutes
     warnings.simplefilter("ignore")
-    whole = [end_to_end(models[0], pairs, min(pairs, max(sizes)), device)]
+    whole = [end_to_end(models[0], pairs, min(pairs, usual(sizes)), device)]
     return {"end_to_end": whole, "throughput": throughput(models, sizes, device, until)}

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import math
 import os
 from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import torch
+from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from m2ib_lightning.backbones import Backbone
@@ -135,6 +140,49 @@ class ReadPairs:
     def pin_memory(self) -> ReadPairs:
         """The batch with what the model reads in memory that a GPU reads by itself."""
         return ReadPairs(self.pairs, self.inputs and self.inputs.pin_memory(), self.bad)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes from one process to another, the pictures as files in one tensor, which is shared and not copied.
+
+        A picture, which is larger than what the model reads of it and which most runs do not look at, is then decoded
+        where it is looked at.
+        """
+        pairs: list[Any] = list(self.pairs)
+        files = [_as_file(pair) for pair in pairs]
+        if not any(files):
+            return self.__dict__
+        places = {id(pair): place for place, pair in enumerate(pairs)}
+        return {
+            "pairs": [pair._replace(image=None) if file else pair for pair, file in zip(pairs, files, strict=True)],
+            "inputs": self.inputs and self.inputs._replace(pairs=()),
+            "bad": self.bad,
+            "rows": [places[id(pair)] for pair in self.inputs.pairs] if self.inputs else [],
+            "lengths": [len(file) for file in files],
+            "files": torch.frombuffer(bytearray(b"".join(files)), dtype=torch.uint8),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what another process has sent."""
+        if "files" in state:
+            lengths, rows = state.pop("lengths"), state.pop("rows")
+            files = zip(state["pairs"], state.pop("files").split(lengths), strict=True)
+            state["pairs"] = [pair._replace(image=_opened(file)) if len(file) else pair for pair, file in files]
+            if state["inputs"]:
+                state["inputs"] = state["inputs"]._replace(pairs=tuple(state["pairs"][row] for row in rows))
+        self.__dict__.update(state)
+
+
+def _as_file(pair: Pair | BadPair) -> bytes:
+    """The picture of a pair as a portable pixmap, which is its header and its pixels; empty where it cannot be one."""
+    image = pair.image if isinstance(pair, Pair) else None
+    if image is None or image.mode != "RGB" or image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+        return b""
+    return f"P6 {image.width} {image.height} 255\n".encode() + image.tobytes()
+
+
+def _opened(file: Tensor) -> Image.Image:
+    """The picture of such a file, which is decoded when it is first looked at."""
+    return Image.open(io.BytesIO(file.numpy().data), formats=["PPM"])
 
 
 class Reader:

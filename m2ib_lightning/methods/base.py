@@ -194,7 +194,7 @@ def as_attributions(
         settings: What all were made with.
         each: Further fields of `Attribution`, a value per pair.
     """
-    results, special, scores = [], special.cpu(), score.tolist()
+    results, is_special, scores = [], special.cpu().numpy(), score.tolist()
     for i, tokens in enumerate(batch.tokens):
         pair, length = batch.pairs[i], len(tokens)
         results.append(
@@ -205,7 +205,7 @@ def as_attributions(
                 image_map=None if image is None else image[i].float().cpu().numpy(),
                 text_map=None if text is None else text[i][:length].float().cpu().numpy(),
                 tokens=list(tokens),
-                special=special[i, :length].numpy(),
+                special=is_special[i, :length],
                 spans=list(batch.spans[i]),
                 score=scores[i],
                 unit=unit,

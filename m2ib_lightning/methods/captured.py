@@ -82,6 +82,8 @@ class CapturedSteps:
                 if "capturable" not in group:
                     raise RuntimeError(f"{type(optimizer).__name__} has no `capturable`")
                 group["capturable"] = True
+                if group.get("fused", False) is None and not group.get("foreach"):  # one kernel where nothing is said
+                    group["fused"] = True
             self._replay = _recorded(self._step)
             # A tower whose forward cannot be recorded is run operation by operation; its steps may be recorded yet.
             with contextlib.suppress(RuntimeError, torch.AcceleratorError):

@@ -467,6 +467,8 @@ class MaskFit(nn.Module):
         if grids is None:
             return list(values)
         content = ~self.hidden[modality].special.cpu()
+        if len(set(grids)) == 1:
+            return list(rearrange(values[content], "(b gh gw) -> b gh gw", gh=grids[0][0], gw=grids[0][1]))
         return [
             rearrange(row[shown], "(gh gw) -> gh gw", gh=grid[0])
             for row, shown, grid in zip(values, content, grids, strict=True)

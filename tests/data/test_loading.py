@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
@@ -457,3 +458,55 @@ def test_tokenizers_of_a_worker_are_quiet(monkeypatch):
     monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
     quiet_tokenizers(3)
     assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
+
+
+@pytest.fixture
+def read_by_a_worker():
+    """A batch with a bad pair and a picture that is no RGB one, and the same as another process gets it."""
+    pictures = [Image.fromarray(np.random.default_rng(i).integers(0, 256, (3 + i, 5, 3), np.uint8)) for i in range(2)]
+    pairs = [Pair("a", pictures[0], "one"), BadPair("b", "two", "", "no"), Pair("c", pictures[1], "three")]
+    pairs.append(Pair("d", Image.new("L", (2, 2), 7), "four"))
+    inputs = load_backbone("embedded").read_pairs([pairs[2], pairs[0]])
+    given = ReadPairs(pairs, inputs, {"b": pairs[1]})
+    return given, pickle.loads(pickle.dumps(given))
+
+
+def test_pictures_pass_from_process_to_process_as_they_are(read_by_a_worker):
+    given, got = read_by_a_worker
+    assert [pair.id for pair in got] == ["a", "b", "c", "d"] and got.bad == given.bad
+    for one, other in zip(given, got, strict=True):
+        if isinstance(one, Pair):
+            assert one._replace(image=None) == other._replace(image=None)
+            assert (one.image.size, one.image.mode) == (other.image.size, other.image.mode)
+            np.testing.assert_array_equal(np.asarray(one.image), np.asarray(other.image))
+    assert [pair.image.mode for pair in given if isinstance(pair, Pair)] == ["RGB", "RGB", "L"]
+
+
+def test_what_the_model_reads_passes_with_its_own_pairs_in_their_order(read_by_a_worker):
+    given, got = read_by_a_worker
+    assert got.inputs is not None and [pair.id for pair in got.inputs.pairs] == ["c", "a"]
+    assert got.inputs.pairs[0] is got.pairs[2] and got.inputs.pairs[1] is got.pairs[0]
+    assert torch.equal(got.inputs.pixel_values, given.inputs.pixel_values) and got.inputs.tokens == given.inputs.tokens
+    assert pickle.loads(pickle.dumps(ReadPairs(given.pairs, None, {}))).inputs is None
+
+
+def test_a_picture_is_not_decoded_before_somebody_looks(read_by_a_worker):
+    def load(self):
+        raise AssertionError("decoded")
+
+    _, got = read_by_a_worker
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(got.pairs[0].image), "load", load)
+        assert got.pairs[0].image.size == (5, 3) and got.to(torch.device("cpu")).pairs is got.pairs
+        with pytest.raises(AssertionError, match="decoded"):
+            got.pairs[0].image.getpixel((0, 0))
+
+
+def test_batches_without_pictures_and_pictures_larger_than_pillow_opens_pass_too(monkeypatch):
+    bad = BadPair("b", "two", "", "no")
+    assert pickle.loads(pickle.dumps(ReadPairs([bad], None, {"b": bad}))).pairs == [bad]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
+    pairs = [Pair("a", Image.new("RGB", (5, 1), "red"), "one"), Pair("b", Image.new("RGB", (4, 1), "blue"), "two")]
+    got = pickle.loads(pickle.dumps(ReadPairs(pairs, None, {})))
+    assert [pair.image.format for pair in got] == [None, "PPM"]
+    assert [pair.image.getpixel((3, 0)) for pair in got] == [(255, 0, 0), (0, 0, 255)]
