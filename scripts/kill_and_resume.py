@@ -183,6 +183,9 @@ def main() -> None:
 
     chance, moments = random.Random(args.seed), Counter[str]()
     while moments.total() < args.kills:
+        if args.verb == "fit" and any(killed.glob(WRITTEN["predict"])):  # it was done when it was killed
+            print("finished before all kills: raise --model.steps or lower --last", flush=True)
+            break
         program = command(args.verb, killed, args.scenes, args.devices, further)
         found = kill_at_random(program, killed, args.verb, chance, args.last)
         if isinstance(found, str):

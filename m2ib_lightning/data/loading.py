@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import threading
 from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -20,6 +21,9 @@ from m2ib_lightning.data.composed import Scenes
 from m2ib_lightning.data.images import MAX_PIXELS
 from m2ib_lightning.data.pairs import PairSource, Reference, read_or_record, read_pair
 from m2ib_lightning.types import BadPair, Pair, PairBatch
+
+PINNING = threading.Lock()
+"""Held while memory is pinned for a GPU, and by who records a CUDA graph: doing both at once was seen to crash."""
 
 WINDOW = 16
 """Batches among which texts of one length are put together."""
@@ -138,8 +142,9 @@ class ReadPairs:
         return ReadPairs(self.pairs, self.inputs and self.inputs.to(device), self.bad)
 
     def pin_memory(self) -> ReadPairs:
-        """The batch with what the model reads in memory that a GPU reads by itself."""
-        return ReadPairs(self.pairs, self.inputs and self.inputs.pin_memory(), self.bad)
+        """The batch with what the model reads in memory that a GPU reads by itself; a `DataLoader`'s thread asks."""
+        with PINNING:
+            return ReadPairs(self.pairs, self.inputs and self.inputs.pin_memory(), self.bad)
 
     def __getstate__(self) -> dict[str, Any]:
         """What goes from one process to another, the pictures as files in one tensor, which is shared and not copied.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from functools import partial
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from m2ib_lightning.backbones import Backbone
+from m2ib_lightning.data.loading import PINNING
 from m2ib_lightning.methods.mask_fit import MaskFit
 from m2ib_lightning.methods.stopping import Stopping
 from m2ib_lightning.methods.streams import Streams
@@ -196,10 +198,24 @@ def _recorded(run: Callable[[], None]) -> Callable[[], None]:
             run()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    # Another thread pins the batches that workers read; where that ends the recording, a replay was seen to crash.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"), _uncached_autocast():
-        run()
+    # Nobody else may speak to the GPU: a replay crashed where another thread had pinned the batches that workers read.
+    with PINNING, _no_garbage_collected():
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"), _uncached_autocast():
+            run()
+        graph.replay()  # brings it to the GPU
+        torch.cuda.synchronize()
     return graph.replay
+
+
+@contextlib.contextmanager
+def _no_garbage_collected() -> Iterator[None]:
+    """No garbage is collected meanwhile, in no thread: there may be memory of the GPU in it, or a graph."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def pad_texts(batch: PairBatch, longest: int) -> PairBatch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import threading
 from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ from m2ib_lightning.data import PairDataModule, PairReference, PairSource
 from m2ib_lightning.data.asked import ask_all
 from m2ib_lightning.data.ids import UNNAMED
 from m2ib_lightning.data.images import fingerprint
-from m2ib_lightning.data.loading import KeptPairs, PairStream, Reader, ReadPairs, quiet_tokenizers
+from m2ib_lightning.data.loading import PINNING, KeptPairs, PairStream, Reader, ReadPairs, quiet_tokenizers
 from m2ib_lightning.methods.baselines import CentrePrior
 from m2ib_lightning.types import BadPair, Pair
 from tests.methods.made import quiet_trainer
@@ -510,3 +511,15 @@ def test_batches_without_pictures_and_pictures_larger_than_pillow_opens_pass_too
     got = pickle.loads(pickle.dumps(ReadPairs(pairs, None, {})))
     assert [pair.image.format for pair in got] == [None, "PPM"]
     assert [pair.image.getpixel((3, 0)) for pair in got] == [(255, 0, 0), (0, 0, 255)]
+
+
+def test_memory_is_not_pinned_while_somebody_records_a_graph():
+    bad, order = BadPair("b", "two", "", "no"), []
+    read = ReadPairs([bad], SimpleNamespace(pin_memory=lambda: order.append("pinned")), {"b": bad})
+    thread = threading.Thread(target=read.pin_memory)
+    with PINNING:
+        thread.start()
+        thread.join(0.2)
+        order.append("recorded")
+    thread.join()
+    assert order == ["recorded", "pinned"]

@@ -1,5 +1,8 @@
 """The step that a GPU replays, run here without a graph: the same numbers as the plain one, bit for bit."""
 
+import gc
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,9 +13,12 @@ from torch.utils._pytree import tree_leaves
 
 from m2ib_lightning.backbones import Backbone, load_backbone
 from m2ib_lightning.data import make_scene
+from m2ib_lightning.data.loading import PINNING
 from m2ib_lightning.losses import Relevance, ScheduledCompression
 from m2ib_lightning.methods import M2IB, m2ib
+from m2ib_lightning.methods import captured as recording
 from m2ib_lightning.methods.captured import CapturedSteps, fill_batch, pad_texts, shape_of
+from m2ib_lightning.methods.streams import Streams
 from tests.backbones.openclip_made import batch_of
 from tests.methods.test_m2ib import assert_same_maps, scene_pairs
 
@@ -268,3 +274,64 @@ def test_an_optimiser_that_no_graph_can_hold_is_named(embedded):
     fit = method.new_fit(embedded.preprocess_pairs(scene_pairs(1)))
     with pytest.raises(RuntimeError, match="SGD has no `capturable`"):
         CapturedSteps(fit, method.new_optimizer(fit.parameters()))
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """Stands in for what `torch.cuda` records with; says who could disturb it at each moment."""
+    said = []
+
+    def say(what):
+        said.append((what, PINNING.locked(), gc.isenabled()))
+
+    @contextmanager
+    def graph(of, capture_error_mode):
+        assert capture_error_mode == "thread_local"
+        say("begin")
+        yield
+        say("end")
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    stand_ins = {
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
+        "stream": lambda stream: nullcontext(),
+        "CUDAGraph": lambda: SimpleNamespace(replay=lambda: say("replay")),
+        "graph": graph,
+        "synchronize": lambda: say("wait"),
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    return said
+
+
+def test_nobody_pins_memory_or_collects_garbage_while_a_graph_is_recorded_and_first_replayed(cuda):
+    replay = recording._recorded(lambda: cuda.append("run"))
+    assert cuda == ["run"] * 3 + [("begin", True, False), "run", ("end", True, False)] + [
+        ("replay", True, False),
+        ("wait", True, False),
+    ]
+    assert gc.isenabled() and not PINNING.locked()
+    replay()
+    assert cuda[-1] == ("replay", False, True)
+
+
+def test_after_a_record_that_fails_memory_is_pinned_and_garbage_collected_as_before(cuda):
+    def run():
+        if PINNING.locked():
+            raise RuntimeError("a copy")
+
+    with pytest.raises(RuntimeError, match="a copy"):
+        recording._recorded(run)
+    assert gc.isenabled() and not PINNING.locked()
+
+
+@pytest.mark.parametrize(("given", "fused"), [({}, True), ({"foreach": True}, None), ({"fused": False}, False)])
+def test_an_optimiser_that_has_one_kernel_takes_it_unless_it_is_told_otherwise(embedded, monkeypatch, given, fused):
+    monkeypatch.setattr(recording, "_recorded", lambda run: run)
+    method = M2IB(embedded, modalities=["text"], optimizer=partial(torch.optim.Adam, **given))
+    fit = method.new_fit(embedded.preprocess_pairs(scene_pairs(1)))
+    optimizer = method.new_optimizer(fit.parameters())
+    CapturedSteps(fit, optimizer)
+    assert optimizer.param_groups[0]["fused"] is fused and optimizer.param_groups[0]["capturable"] is True
+    assert isinstance(fit.by_tower, Streams)
