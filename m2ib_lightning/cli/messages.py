@@ -59,6 +59,8 @@ def _of_words(message: str, verb: str, options: Mapping[str, Sequence[str]]) -> 
     help = f"see `m2ib {verb} --help`.".replace("  ", " ")
     if found := re.match(r"unrecognized arguments: (\S+)", message):
         return _unknown_option(found[1].partition("=")[0], verb, options, help)
+    if found := re.match(r"Subcommand '\S+' does not accept option '(\S+)'", message):  # in a file
+        return _unknown_option(f"--{found[1]}", verb, options, help)
     if found := re.match(r"ambiguous option: (\S+) could match (.*)", message):
         return f"Expected one option but `{found[1]}` may be {found[2]}. Remedy: write it in full."
     if found := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
@@ -140,6 +142,8 @@ def _no_class(fault: Fault) -> str | None:
 
 def _unknown_class(fault: Fault, name: str) -> str:
     known = list(subclasses(fault.base)) if fault.base else []
+    if name in known:  # several are asked for
+        return f"Expected `{fault.key}` to be a list but got {name}. Remedy: [{name}] is a list of one."
     return (
         f"Expected `{fault.key}` to be a known {_name(fault.base)} but got {name}. "
         f"Remedy: {meant(name, known, f'choose one of {_some(known)}, or FILE.CLASS for one of your own.')}"
@@ -180,7 +184,8 @@ def _kind(fault: Fault) -> str | None:
     if not (fault.key and kinds and fault.value):
         return None
     wanted = re.sub(r"typing\.|<class '([\w.]+)'>", r"\1", kinds[-1]).replace("NoneType", "null")
-    return f"Expected `{fault.key}` to be one of {wanted} but got {fault.value}. Remedy: see --help."
+    remedy = f"[{fault.value}] is a list of one." if "list[str]" in wanted else "see --help."
+    return f"Expected `{fault.key}` to be one of {wanted} but got {fault.value}. Remedy: {remedy}"
 
 
 def _class(path: str) -> type | None:

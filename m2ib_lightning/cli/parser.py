@@ -57,12 +57,10 @@ class OneLineParser(LightningArgumentParser):
         return [name for action in self._actions for name in action.option_strings if name.startswith("--")]
 
     def add_phrases(self) -> None:
-        """Add the option that asks for phrases; call it where the pairs have been added as "data"."""
-        self.add_argument(
-            "--phrases", type=Literal["auto", "words", "truth"] | list[str] | None, default=None,
-            help="What of the texts to find in the pictures: auto, words, [crab,tree], or truth.",
-        )  # fmt: skip
-        self.link_arguments("phrases", "data.phrases")
+        """Let `data.phrases` be said in one word; call it where the pairs have been added as "data"."""
+        (action,) = (action for action in self._actions if action.dest == "data.phrases")
+        action.option_strings = ["--phrases", *action.option_strings]
+        self._option_string_actions["--phrases"] = action
 
     def add_measures(self) -> None:
         """Add the options that say what is measured, and how inputs are masked for it."""

@@ -272,8 +272,7 @@ class M2IBCLI(LightningCLI):
         writer = PredictionWriter(
             config["output"],
             _drawing(config),
-            {"model": said["model"], "data": said["data"], "precision": said["trainer"]["precision"]}
-            | ({"phrases": said["phrases"]} if said["phrases"] else {}),
+            {"model": said["model"], "data": said["data"], "precision": said["trainer"]["precision"]},
             config["maps"],
             config["part_pairs"],
             config["part_seconds"],

@@ -11,6 +11,7 @@ from m2ib_lightning.store.parts import Provenance
 FREE = {
     "model.noise_chunk",
     "model.compile",
+    "model.graphs",
     "data.batch_size",
     "data.num_workers",
     "data.on_error",

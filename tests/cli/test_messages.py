@@ -150,6 +150,19 @@ CHOICE = "Expected a typing.Literal['smooth', 'patch']. Got value: {}"
             "Expected `shape.layer` to be one of int, null but got middle. Remedy: see --help.",
         ),
         (
+            union("words", "Expected a typing.Literal['auto']", "cat", "typing.Literal['auto'], list[str]"),
+            "Expected `words` to be one of Literal['auto'], list[str], null but got cat. "
+            "Remedy: [cat] is a list of one.",
+        ),
+        (  # a known class where several are asked for
+            union("shapes", "Expected a list", "Ring"),
+            "Expected `shapes` to be a list but got Ring. Remedy: [Ring] is a list of one.",
+        ),
+        (
+            "Subcommand 'draw' does not accept option 'colour'",
+            "Expected a known option but got --colour. Remedy: see `m2ib fit --help`.",
+        ),
+        (
             "Parser key \"config\": File does not exist: '/somewhere/else.yaml'",
             "Expected a file as `config` but /somewhere/else.yaml does not exist. Remedy: correct the path.",
         ),

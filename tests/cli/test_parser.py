@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule
 
 from m2ib_lightning.cli import main
 from m2ib_lightning.cli.parser import OneLineParser
+from m2ib_lightning.data import PairDataModule
 from m2ib_lightning.methods import M2IB, AttributionMethod, GradCAM
 from m2ib_lightning.metrics import PointingGame
 
@@ -23,7 +24,7 @@ def test_the_help_of_a_fit_is_in_groups_of_which_the_packages_own_come_first(cap
     groups = re.findall(r"^(\S.*):$", help, re.MULTILINE)
     assert groups == [
         "options", "The method", "Settings of M2IB; those of another: --model.help NAME", "The pairs",
-        "Linked arguments", "When a fit stops (Lightning's EarlyStopping)",
+        "When a fit stops (Lightning's EarlyStopping)", "Linked arguments",
         "What a fit goes on from (Lightning's ModelCheckpoint)", "Lightning's Trainer", "Going on",
     ]  # fmt: skip
     settings = help[help.index("Settings of M2IB") : help.index("The pairs")]
@@ -83,12 +84,15 @@ def test_what_is_measured_and_how_is_parsed(capsys):
 @pytest.mark.parametrize(
     ("word", "phrases"), [("auto", "auto"), ("[crab, red tree]", ["crab", "red tree"]), ("null", None)]
 )
-def test_phrases_are_a_keyword_or_a_list_and_go_to_the_pairs(word, phrases):
+def test_phrases_are_a_keyword_or_a_list_and_go_to_the_pairs_by_either_name(word, phrases, tmp_path):
     parser = made()
-    parser.add_argument("--data.phrases")
+    parser.add_class_arguments(PairDataModule, "data")
+    parser.add_argument("--config", action="config")
     parser.add_phrases()
-    assert parser.parse_args(["--phrases", word]).data.phrases == phrases
-    assert parser.parse_args([]).phrases is None
+    (tmp_path / "config.yaml").write_text(f"data:\n  phrases: {word}\n")
+    for words in (["--phrases", word], ["--data.phrases", word], ["--config", str(tmp_path / "config.yaml")]):
+        assert parser.parse_args(words).data.phrases == phrases
+    assert parser.parse_args([]).data.phrases is None and "phrases" not in parser.parse_args([])
 
 
 def test_the_method_is_made_as_configured_with_changes_and_another_one_is_refused():

@@ -54,11 +54,11 @@ def test_the_defaults_of_a_verb_are_those_that_are_documented(verb, capsys):
         assert stopping["monitor"] == "loss/total" and stopping["check_on_train_epoch_end"] is True
         assert checkpoint["filename"] == "last" and checkpoint["enable_version_counter"] is False
         assert checkpoint["save_on_train_epoch_end"] is True and checkpoint["dirpath"] is None
-    common = {"output", "gallery", "model", "data", "phrases", "trainer", "seed_everything"}
+    common = {"output", "gallery", "model", "data", "trainer", "seed_everything"}
     ways = {"fit": {"ckpt_path"}, "predict": {"return_predictions"}, "test": set()}[verb]
     own = {name: value for name, value in found.items() if name not in common | ways}
     assert own == OWN[verb] and set(found) == common | ways | set(own)
-    assert found["output"] is found["gallery"] is found["phrases"] is None
+    assert found["output"] is found["gallery"] is found["data"]["phrases"] is None
 
 
 @pytest.fixture
