@@ -412,7 +412,8 @@ def test_results_of_another_configuration_are_refused_with_the_difference(tmp_pa
         ("model.steps", False), ("model.noise_samples", False), ("model.seed", False), ("model.prior", False),
         ("model.image_layer", False), ("model.text_beta", False), ("model.modalities", False), ("precision", False),
         ("maps", False), ("data.source", False), ("data.text_column", False), ("model.noise_chunk", True),
-        ("model.compile", True), ("model.graphs", True), ("data.batch_size", True), ("data.num_workers", True), ("data.on_error", True),
+        ("model.compile", True), ("model.graphs", True), ("data.batch_size", True), ("data.num_workers", True),
+        ("data.on_error", True),
     ],
 )  # fmt: skip
 def test_only_what_changes_no_result_may_change_between_two_runs(argument, free):
