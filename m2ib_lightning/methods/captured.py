@@ -209,13 +209,15 @@ def _recorded(run: Callable[[], None]) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def _no_garbage_collected() -> Iterator[None]:
-    """No garbage is collected meanwhile, in no thread: there may be memory of the GPU in it, or a graph."""
+    """No garbage is collected meanwhile, in no thread: a graph in it, destroyed while another is recorded, breaks it."""
     gc.collect()
+    collects = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if collects:
+            gc.enable()
 
 
 def pad_texts(batch: PairBatch, longest: int) -> PairBatch:

@@ -326,6 +326,15 @@ def test_after_a_record_that_fails_memory_is_pinned_and_garbage_collected_as_bef
     assert gc.isenabled() and not PINNING.locked()
 
 
+def test_who_collects_no_garbage_does_not_begin_to_after_a_record(cuda):
+    gc.disable()
+    try:
+        recording._recorded(lambda: None)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize(("given", "fused"), [({}, True), ({"foreach": True}, None), ({"fused": False}, False)])
 def test_an_optimiser_that_has_one_kernel_takes_it_unless_it_is_told_otherwise(embedded, monkeypatch, given, fused):
     monkeypatch.setattr(recording, "_recorded", lambda run: run)
