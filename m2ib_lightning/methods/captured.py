@@ -209,7 +209,7 @@ def _recorded(run: Callable[[], None]) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def _no_garbage_collected() -> Iterator[None]:
-    """No garbage is collected meanwhile, in no thread: a graph in it, destroyed while another is recorded, breaks it."""
+    """Nobody collects garbage meanwhile: a graph in it, destroyed while another is recorded, breaks that one."""
     gc.collect()
     collects = gc.isenabled()
     gc.disable()
