@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 import threading
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -24,6 +23,9 @@ from m2ib_lightning.types import BadPair, Pair, PairBatch
 
 PINNING = threading.Lock()
 """Held while memory is pinned for a GPU, and by who records a CUDA graph: doing both at once was seen to crash."""
+
+SHARED_PIXELS = 2**22
+"""The largest picture that passes between processes in shared memory, of which there is not as much as of other."""
 
 WINDOW = 16
 """Batches among which texts of one length are put together."""
@@ -180,7 +182,7 @@ class ReadPairs:
 def _as_file(pair: Pair | BadPair) -> bytes:
     """The picture of a pair as a portable pixmap, which is its header and its pixels; empty where it cannot be one."""
     image = pair.image if isinstance(pair, Pair) else None
-    if image is None or image.mode != "RGB" or image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+    if image is None or image.mode != "RGB" or image.width * image.height > SHARED_PIXELS:
         return b""
     return f"P6 {image.width} {image.height} 255\n".encode() + image.tobytes()
 

@@ -18,7 +18,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from m2ib_lightning import load_backbone
-from m2ib_lightning.data import PairDataModule, PairReference, PairSource
+from m2ib_lightning.data import PairDataModule, PairReference, PairSource, loading
 from m2ib_lightning.data.asked import ask_all
 from m2ib_lightning.data.ids import UNNAMED
 from m2ib_lightning.data.images import fingerprint
@@ -503,10 +503,10 @@ def test_a_picture_is_not_decoded_before_somebody_looks(read_by_a_worker):
             got.pairs[0].image.getpixel((0, 0))
 
 
-def test_batches_without_pictures_and_pictures_larger_than_pillow_opens_pass_too(monkeypatch):
+def test_batches_without_pictures_and_large_pictures_pass_too(monkeypatch):
     bad = BadPair("b", "two", "", "no")
     assert pickle.loads(pickle.dumps(ReadPairs([bad], None, {"b": bad}))).pairs == [bad]
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
+    monkeypatch.setattr(loading, "SHARED_PIXELS", 4)
     pairs = [Pair("a", Image.new("RGB", (5, 1), "red"), "one"), Pair("b", Image.new("RGB", (4, 1), "blue"), "two")]
     got = pickle.loads(pickle.dumps(ReadPairs(pairs, None, {})))
     assert [pair.image.format for pair in got] == [None, "PPM"]
