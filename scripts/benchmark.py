@@ -411,9 +411,8 @@ def main() -> None:
         import throughput
 
         models, sizes = arguments.models or throughput.MODELS, arguments.batch_sizes or [1, 16, 128, 512]
-        pairs = arguments.pairs or (
-            24576 if arguments.device == "cuda" else 2048
-        )  # each of 16 readers gets some batches
+        # Enough batches for all that read ahead.
+        pairs = arguments.pairs or (24576 if arguments.device == "cuda" else 2048)
         result |= throughput.measure(models, sizes, arguments.device, arguments.minutes, pairs)
         for name in ("end_to_end", "throughput"):
             throughput.show(result[name], name.replace("_", " "), console)
