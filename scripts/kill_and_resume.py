@@ -183,17 +183,15 @@ def main() -> None:
 
     chance, moments = random.Random(args.seed), Counter[str]()
     while moments.total() < args.kills:
-        if args.verb == "fit" and any(killed.glob(WRITTEN["predict"])):  # it was done when it was killed
-            print("finished before all kills: raise --model.steps or lower --last", flush=True)
-            break
         program = command(args.verb, killed, args.scenes, args.devices, further)
-        found = kill_at_random(program, killed, args.verb, chance, args.last)
+        done = args.verb == "fit" and any(killed.glob(WRITTEN["predict"]))  # when it was killed; it is refused now
+        found = 0 if done else kill_at_random(program, killed, args.verb, chance, args.last)
         if isinstance(found, str):
             moments[found] += 1
             there = len(written(killed, args.verb))
             print(f"kill {moments.total()}, {found}: {there} files to go on from", flush=True)
         elif found == 0:
-            print("finished before all kills: raise --scenes or lower --last", flush=True)
+            print("finished before all kills: raise --scenes (of a fit --model.steps) or lower --last", flush=True)
             break
         else:
             sys.exit(f"FAILED: exit status {found}, see {args.folder / 'killed.log'}")

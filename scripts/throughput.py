@@ -153,11 +153,8 @@ def _floor(backbone: Backbone, batch: PairBatch, device: str) -> dict[str, Any]:
     return {"precision": low, "seconds": seconds, "pairs_per_second": len(batch.tokens) / seconds}
 
 
-def end_to_end(name: str, pairs: int, batch_size: int, device: str, file: str) -> None:
-    """Where the time of `m2ib predict` over JPEGs of 640 x 480 goes: seconds of each part alone, and of all of it.
-
-    It is written to a file as JSON.
-    """
+def end_to_end(name: str, pairs: int, batch_size: int, device: str) -> dict[str, Any]:
+    """Where the time of `m2ib predict` over JPEGs of 640 x 480 goes: seconds of each part alone, and of all of it."""
     backbone, folder = model_of(name, device), Path(tempfile.mkdtemp())
     drawn = [make_scene(seed) for seed in range(min(pairs, DISTINCT))]
     for i, scene in enumerate(drawn):
@@ -188,14 +185,14 @@ def end_to_end(name: str, pairs: int, batch_size: int, device: str, file: str) -
     whole = timed(lambda: trainer.predict(method, datamodule=data, return_predictions=False))
     shutil.rmtree(folder)
     alone = {part: seconds / len(some) for part, seconds in parts.items()}
-    found = {"model": name, "pairs": pairs, **alone, "whole": whole / pairs, "reached": alone["fit"] * pairs / whole}
-    Path(file).write_text(json.dumps(found))
+    return {"model": name, "pairs": pairs, **alone, "whole": whole / pairs, "reached": alone["fit"] * pairs / whole}
 
 
 def apart(name: str, pairs: int, batch_size: int, device: str) -> dict[str, Any]:
     """`end_to_end` in a process of its own: if it crashes, the rest is measured yet, and no process of it stays."""
     with tempfile.NamedTemporaryFile("r") as said:
-        code = f"import throughput; throughput.end_to_end({name!r}, {pairs}, {batch_size}, {device!r}, {said.name!r})"
+        run = f"throughput.end_to_end({name!r}, {pairs}, {batch_size}, {device!r})"
+        code = f"import json, throughput; json.dump({run}, open({said.name!r}, 'w'))"
         process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent, start_new_session=True)
         status = process.wait()
         with contextlib.suppress(ProcessLookupError):

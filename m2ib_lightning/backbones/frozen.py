@@ -25,13 +25,10 @@ def run_linear(layer: Any, x: Tensor) -> Tensor:
     Returns:
         (..., D').
     """
-    dtype = _precision(x)
-    if torch.compiler.is_compiling() or not _is_frozen_linear(layer) or not _has_onednn(dtype, x):
+    frozen = not torch.compiler.is_compiling() and _is_frozen_linear(layer)
+    if not frozen or not _has_onednn(_precision(x), x):
         return layer(x)
-    weight, bias = (None if w is None else w.to(dtype) for w in (layer.weight, layer.bias))
-    with torch.autocast(x.device.type, enabled=False):
-        product: Tensor = _FrozenLinear.apply(x.to(dtype).flatten(0, -2), weight, bias)
-    return product.view(*x.shape[:-1], -1)
+    return run_linears([layer], x)[0]
 
 
 def run_linears(layers: Sequence[Any], x: Tensor) -> list[Tensor]:
@@ -71,21 +68,6 @@ def run_mlp(mlp: Any, x: Tensor) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         flat: Tensor = _FrozenMLP.apply(x.to(dtype).flatten(0, -2), *weights)
     return flat.view(x.shape)
-
-
-class _FrozenLinear(torch.autograd.Function):
-    """A matrix product with no gradient for the weight."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(weight)
-        return _product(x, weight, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        (weight,) = ctx.saved_tensors
-        return _product(grad_outputs[0], weight.t()), None, None
 
 
 class _FrozenLinears(torch.autograd.Function):

@@ -466,13 +466,8 @@ class MaskFit(nn.Module):
         values, grids = values.cpu(), self.grids[modality]
         if grids is None:
             return list(values)
-        content = ~self.hidden[modality].special.cpu()
-        if len(set(grids)) == 1:
-            return list(rearrange(values[content], "(b gh gw) -> b gh gw", gh=grids[0][0], gw=grids[0][1]))
-        return [
-            rearrange(row[shown], "(gh gw) -> gh gw", gh=grid[0])
-            for row, shown, grid in zip(values, content, grids, strict=True)
-        ]
+        content = values[~self.hidden[modality].special.cpu()].split([math.prod(grid) for grid in grids])
+        return [row.view(grid) for row, grid in zip(content, grids, strict=True)]
 
     def drop_stopped(self, optimizer: torch.optim.Optimizer) -> None:
         """Go on with the running pairs alone; the optimiser's state goes with them."""
