@@ -62,6 +62,10 @@ class NoiseBank:
         self.seed, self.samples, self.antithetic = seed, samples, antithetic
         self._kept: dict[tuple[int, str, int, int, torch.device], Tensor] = {}
 
+    def half(self) -> NoiseBank:
+        """A bank of half as many samples, one at least."""
+        return NoiseBank(self.seed, max(1, self.samples // 2), self.antithetic)
+
     def __call__(self, step: int, modality: Modality, length: int, width: int, device: torch.device) -> Tensor:
         """Noise of one step, (K, length, width) float32; `length` is the model's full one. Kept for the next batch."""
         key = (step, modality, length, width, device)

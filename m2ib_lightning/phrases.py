@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -16,6 +15,7 @@ from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
 from m2ib_lightning.data.asked import KEYWORDS
 from m2ib_lightning.data.images import ImageLike, ImageSource, check_image, image_name
+from m2ib_lightning.losses import along
 from m2ib_lightning.methods import AttributionMethod
 from m2ib_lightning.parts import Phrase, Region, find_spans
 from m2ib_lightning.targets import (
@@ -29,8 +29,9 @@ from m2ib_lightning.targets import (
     WithoutPhrase,
     WithoutRegion,
     box_region,
-    effects,
     put,
+    unit,
+    words_in,
 )
 from m2ib_lightning.types import Box, Modality, Pair, PairBatch, Span
 from m2ib_lightning.verdict import judge
@@ -109,7 +110,7 @@ def add_parts(method: AttributionMethod, batch: PairBatch, results: list[Attribu
 
 
 def _spans(text: str, phrases: Sequence[Span] | Literal["words"] | None) -> list[Span]:
-    return [word.span() for word in re.finditer(r"\w+", text)] if phrases == "words" else list(phrases or ())
+    return words_in(text) if phrases == "words" else list(phrases or ())
 
 
 def pixels_of(pair: Pair) -> list[np.ndarray]:
@@ -190,7 +191,7 @@ def _explain_parts(
 
     Where that and `Contest.shown` are above 0, they are explained against a sharper target, if there is one. The
     `score` of the results is how far the clean pair points along what it is explained against, `image_score` what is
-    left of it.
+    left of it; nan where something is opposed to it, since along one of two rivals nothing at all is not 0.
     """
     if modality not in method.modalities:
         raise ValueError(
@@ -202,27 +203,34 @@ def _explain_parts(
     backbone, many = method.prepare(), batch.keep(rows)
     aimed = target.aim(backbone, many)
     assert aimed.targets is not None
-    sizes = effects(backbone, many, aimed.targets)
+    clean = unit(backbone, modality, many)
+    sizes = along(clean, aimed.targets[modality])
     if sharper is not None:
         contest = sharper.contest(backbone, many)
         sizes = torch.where(contest.contested & (contest.shown >= SHOWN), contest.effect, sizes)
     # What lowers the similarity is looked for where it does so.
     sign = rearrange(torch.where(sizes < 0, -1.0, 1.0), "b -> b 1")
-    aimed = aimed._replace(targets={m: sign * direction for m, direction in aimed.targets.items()})
+    assert aimed.opposed is not None
+    aimed = aimed._replace(
+        targets={m: sign * direction for m, direction in aimed.targets.items()},
+        opposed={m: sign * direction for m, direction in aimed.opposed.items()},
+    )
     if sharper is not None:
         chosen = ((sizes > 0) & (contest.shown > 0)).nonzero()[:, 0].tolist()
         aimed = put(aimed, chosen, sharper.aim_at(contest, many).keep(chosen))
-    assert aimed.targets is not None
-    clean = effects(backbone, many, aimed.targets).tolist()
-    results = method.attribute(aimed)
-    return [
-        replace(a, score=size, **_through(a, modality)) for a, size in zip(results, clean, strict=True)
-    ], sizes.tolist()
+    assert aimed.targets is not None and aimed.opposed is not None
+    scores = along(clean, aimed.targets[modality]).tolist()
+    opposed = aimed.opposed[modality].any(-1).tolist()
+    found = [
+        replace(a, score=score, **({} if is_opposed else _through(a, modality)))
+        for a, score, is_opposed in zip(method.attribute(aimed), scores, opposed, strict=True)
+    ]
+    return found, sizes.tolist()
 
 
 def _through(a: Attribution, modality: Modality) -> dict[str, Any]:
-    along = a.history.get(f"{modality}/relevance")
-    return {} if along is None else {f"{modality}_score": float(along[-1])}
+    relevance = a.history.get(f"{modality}/relevance")
+    return {} if relevance is None else {f"{modality}_score": float(relevance[-1])}
 
 
 def phrases_of_each(phrases: Phrases | Sequence[Phrases], texts: Sequence[str]) -> list[Phrases]:

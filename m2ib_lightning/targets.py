@@ -3,13 +3,16 @@
 The relevance of a tower is how far its normalised embedding points along its target. With the other modality's
 normalised embedding as target that is the cosine similarity. With a difference of two, n(full) - n(without), it is how
 much more similar the tower's embedding is to the one than to the other, and the map shows where that difference lies.
+Of two that differ in a part, "a red crab" and "a blue crab", see `rivals`.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any, ClassVar, Literal, NamedTuple, cast, get_args
 
 import numpy as np
@@ -51,6 +54,9 @@ SHOWN = 0.13
 the cosine with the difference to all that could stand there was above it, of words for nothing there below, with two
 models."""
 
+RIVAL = 0.5
+"""How much of what speaks for one of two is taken off by what speaks for the other, see `rivals`."""
+
 BLUR = 0.125
 """Standard deviation of the blur, in widths of the picture."""
 
@@ -70,19 +76,19 @@ class Target(ABC):
 
     def aim(self, backbone: Backbone, batch: PairBatch) -> PairBatch:
         """The batch with its targets; every method explains it against them."""
-        directions, device = self.directions(backbone, batch), batch.pixel_values.device
-        opposed = {m: torch.full((len(found),), m in self.opposed(), device=device) for m, found in directions.items()}
-        return self._aimed(batch, directions, opposed)
+        directions = self.directions(backbone, batch)
+        return self._aimed(batch, directions, self.opposed(directions))
+
+    def opposed(self, directions: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+        """For towers from whose maps what speaks for another direction is taken off, that one; see `OpposedFit`."""
+        return {}
 
     def _aimed(
         self, batch: PairBatch, directions: Mapping[Modality, Tensor], opposed: Mapping[Modality, Tensor]
     ) -> PairBatch:
         weights = torch.full((len(batch.pixel_values),), self.weight, device=batch.pixel_values.device)
-        return batch._replace(targets=directions, weights=weights, opposed=opposed)
-
-    def opposed(self) -> tuple[Modality, ...]:
-        """The towers from whose maps what speaks for the opposite direction is taken off, see `OpposedFit`."""
-        return ()
+        of_all = {m: opposed.get(m, torch.zeros_like(direction)) for m, direction in directions.items()}
+        return batch._replace(targets=directions, weights=weights, opposed=of_all)
 
 
 class OtherModality(Target):
@@ -119,8 +125,10 @@ class Difference(Target):
 class Against(Difference):
     """Against a foil: what speaks for this text rather than that one, or for this picture rather than that one.
 
-    Both towers are explained. The map of the one shows where it agrees with the difference, that of the changed one
-    what of it makes the difference.
+    Both towers are explained. The map of the changed one shows what of it makes the difference, n(own) - n(foil). That
+    of the other shows where it agrees with the own one and not with the foil: along n(own) - n(foil) for a text beside
+    another picture, and as one of two `rivals` for a picture beside another text, common being the text without the
+    words that the foil has not, and without words beside those that tell half as much, such as "crab" beside "red".
 
     Args:
         foils: One for each pair, or one for all: captions, or pictures or their files for `modality` "image".
@@ -128,19 +136,41 @@ class Against(Difference):
     """
 
     explained = ("image", "text")
-    weight = 1.5  # at 1 a tenth of the maps close before they have found what is meant (scripts/README.md)
 
     def __init__(self, foils: Sequence[Any], modality: Modality = "text") -> None:
         self.foils, self.changed = list(foils), modality
 
-    def opposed(self) -> tuple[Modality, ...]:
-        """Not the changed tower: what of an input makes it another is none of the other's."""
-        return ("image",) if self.changed == "text" else ("text",)
+    def directions(self, backbone: Backbone, batch: PairBatch) -> dict[Modality, Tensor]:
+        """(B, E) for both towers."""
+        return self._sides(backbone, batch)[0]
+
+    def aim(self, backbone: Backbone, batch: PairBatch) -> PairBatch:
+        """The batch with its targets; the tower that is not changed is opposed."""
+        return self._aimed(batch, *self._sides(backbone, batch))
 
     def without(self, backbone: Backbone, batch: PairBatch) -> Tensor:
         """Embeddings of the foils."""
         found = embed_alone(backbone, self.changed, self.foils)
         return repeat(found, "1 e -> b e", b=len(batch.pixel_values)) if len(found) == 1 else found
+
+    def _sides(self, backbone: Backbone, batch: PairBatch) -> tuple[dict[Modality, Tensor], dict[Modality, Tensor]]:
+        """The directions, and what is opposed to them."""
+        own = unit(backbone, self.changed, batch)
+        foil = F.normalize(self.without(backbone, batch).float(), dim=-1)
+        if self.changed == "image":
+            return dict.fromkeys(self.explained, own - foil), {"text": foil - own}
+        image, opposed = rivals(own, foil, self._common(backbone, batch, own))
+        return {"image": image, "text": own - foil}, {"image": opposed}
+
+    def _common(self, backbone: Backbone, batch: PairBatch, own: Tensor) -> Tensor:
+        """(B, E) of length 1, the texts without what tells them from their foils."""
+        words = [words_in(pair.text) for pair in batch.pairs]
+        rows = [row for row, of_text in enumerate(words) for _ in of_text]
+        without = at_mean(backbone, unseen(batch).keep(rows), [[word] for of_text in words for word in of_text])
+        tells = (own[rows] - without).norm(dim=-1).split([len(of_text) for of_text in words])
+        foils = repeat(np.array(self.foils, dtype=object), "f -> (f b)", b=len(words) // len(self.foils))
+        differ = [differing(pair.text, foil) for pair, foil in zip(batch.pairs, foils, strict=True)]
+        return at_mean(backbone, batch, [runs(*of) for of in zip(words, differ, tells, strict=True)])
 
 
 class WithoutPhrase(Difference):
@@ -161,21 +191,11 @@ class WithoutPhrase(Difference):
     def without(self, backbone: Backbone, batch: PairBatch) -> Tensor:
         """Embeddings of the texts without their phrases."""
         if self.out == "mean":
-            return self._at_mean(backbone, batch)
+            return at_mean(backbone, batch, [[span] for span in self.spans])
         pairs = zip(batch.pairs, self.spans, strict=True)
         texts = [take_out(pair.text, span, "" if self.out == "deleted" else NEUTRAL) for pair, span in pairs]
         once = list(dict.fromkeys(texts))
         return embed_alone(backbone, "text", once)[[once.index(text) for text in texts]]
-
-    def _at_mean(self, backbone: Backbone, batch: PairBatch) -> Tensor:
-        prior = find_priors(backbone, "measured", {"text": "embeddings"})["text"].to(batch.input_ids.device)
-        with torch.no_grad():
-            hidden = backbone.text.prefix(batch, "embeddings")
-            out = torch.zeros_like(hidden.valid)
-            for row, (span, spans) in enumerate(zip(self.spans, batch.spans, strict=True)):
-                out[row, covered(spans, span)] = True
-            states = torch.where(rearrange(out, "b l -> b l 1"), prior.mean, hidden.states)
-            return backbone.text.finish(hidden._replace(states=states), "embeddings")
 
 
 class Contest(NamedTuple):
@@ -183,12 +203,14 @@ class Contest(NamedTuple):
 
     Attributes:
         target: (B, E), the direction that a phrase is explained along.
+        opposed: (B, E), for what is there in the place of a contested one; zeros for others.
         contested: (B,) bool, whether something that could stand there is in the picture.
         effect: (B,) similarity of the pair minus that with what could stand there, on average.
         shown: (B,) the same as the cosine of the picture with that difference, in [-1, 1].
     """
 
     target: Tensor
+    opposed: Tensor
     contested: Tensor
     effect: Tensor
     shown: Tensor
@@ -203,15 +225,16 @@ class AgainstAlike(Target):
 
     The word that this picture contests most is that with the smallest <n(image), d_wk>, of those that change the text
     at least half as much as any of the phrase: of "a red crab" beside a blue one "red". It is contested where its
-    cosine with one of the d_wk is below `CONTESTED`. Then t = d_wk of the smallest <n(image), d_wk>: what is in its
-    place is there, and is a foil as in `Against`. Otherwise t = mean_k d_wk. The image is explained.
+    cosine with one of the d_wk is below `CONTESTED`. Then what stands in its place in the text of the smallest
+    <n(image), d_wk> is there, and the text and that one are `rivals`, common being the text without the phrase.
+    Otherwise t = mean_k d_wk. The image is explained.
 
     Args:
         spans: Of the phrase, one for each pair of a batch.
         count: K, at least 1.
     """
 
-    weight = 1.25  # of what is not contested; to gather an object 1 is best
+    weight = 1.25  # of what is not contested; of rivals, and to gather an object, 1 is best
 
     def __init__(self, spans: Sequence[Span], count: int = ALIKE) -> None:
         check_at_least("count", count, 1)
@@ -222,20 +245,21 @@ class AgainstAlike(Target):
         return {"image": self.contest(backbone, batch).target}
 
     def aim(self, backbone: Backbone, batch: PairBatch) -> PairBatch:
-        """The batch with its targets; those that are contested are opposed, and weigh as foils do."""
+        """The batch with its targets; those that are contested are opposed."""
         return self.aim_at(self.contest(backbone, batch), batch)
 
     def aim_at(self, contest: Contest, batch: PairBatch) -> PairBatch:
         """As `aim`, where the contest is known."""
-        aimed = self._aimed(batch, {"image": contest.target}, {"image": contest.contested})
-        return aimed._replace(weights=torch.where(contest.contested, Against.weight, self.weight))
+        aimed = self._aimed(batch, {"image": contest.target}, {"image": contest.opposed})
+        return aimed._replace(weights=torch.where(contest.contested, 1.0, self.weight))
 
     def contest(self, backbone: Backbone, batch: PairBatch) -> Contest:
         """How the phrases of a batch fare in their pictures."""
         words = [word for row, span in enumerate(self.spans) for word in words_of(row, span, batch)]
         rows = torch.tensor([row for row, _ in words], device=batch.input_ids.device)
         image, text = (unit(backbone, modality, batch)[rows] for modality in ("image", "text"))
-        each = rearrange(text, "w e -> w 1 e") - self._instead(backbone, batch, words)
+        instead = self._instead(backbone, batch, words)
+        each = rearrange(text, "w e -> w 1 e") - instead
         falls = along(rearrange(image, "w e -> w 1 e"), each)
         contested = (falls / each.norm(dim=-1).clamp(min=1e-8) < CONTESTED).any(1)
         changes = reduce(each, "w k e -> w e", "mean")
@@ -245,24 +269,26 @@ class AgainstAlike(Target):
             own = (rows == row).nonzero()[:, 0]
             telling = own[lengths[own] >= lengths[own].max() / 2]
             chosen.append(int(telling[least[telling].argmin()]))
-        foil = each[chosen, nearest[chosen]]
-        target = torch.where(rearrange(contested[chosen], "b -> b 1"), foil, changes[chosen])
+        common = at_mean(backbone, unseen(batch), [[span] for span in self.spans])
+        own, opposed = rivals(text[chosen], instead[chosen, nearest[chosen]], common)
+        is_contested = rearrange(contested[chosen], "b -> b 1")
+        target = torch.where(is_contested, own, changes[chosen])
         effect = along(image[chosen], changes[chosen])
-        return Contest(target, contested[chosen], effect, effect / lengths[chosen].clamp(min=1e-8))
+        shown = effect / lengths[chosen].clamp(min=1e-8)
+        return Contest(target, opposed * is_contested, contested[chosen], effect, shown)
 
     def _instead(self, backbone: Backbone, batch: PairBatch, words: Sequence[tuple[int, Span]]) -> Tensor:
         """(W, K, E) of each word what is in its place, of length 1."""
         tokens = [covered(batch.spans[row], span) for row, span in words]
         one = [index for index, found in enumerate(tokens) if len(found) == 1]
         rows, places = [words[index][0] for index in one], [tokens[index][0] for index in one]
-        without = unit_without(backbone, batch, [row for row, _ in words], [span for _, span in words])
+        without = at_mean(backbone, unseen(batch).keep([row for row, _ in words]), [[span] for _, span in words])
         instead = repeat(without, "w e -> w k e", k=self.count).clone()
         if one:
             alike = nearest_tokens(backbone, batch, batch.input_ids[rows, places], self.count)
             ids = repeat(batch.input_ids[rows], "w l -> w k l", k=self.count).clone()
             ids[torch.arange(len(one)), :, places] = alike
-            unseen = batch._replace(pixel_values=batch.pixel_values[:, :0], targets=None)
-            many = unseen.keep([row for row in rows for _ in range(self.count)])
+            many = unseen(batch).keep([row for row in rows for _ in range(self.count)])
             many = many._replace(input_ids=rearrange(ids, "w k l -> (w k) l"))
             found = F.normalize(backbone.embed("text", many).float(), dim=-1)
             instead[one] = rearrange(found, "(w k) e -> w k e", k=self.count)
@@ -284,9 +310,9 @@ class WithoutRegion(Difference):
         check_choice("out", out, get_args(RegionOut))
         self.regions, self.out = list(regions), out
 
-    def opposed(self) -> tuple[Modality, ...]:
-        """The text: what it says of the rest of the picture is none of the region's."""
-        return ("text",)
+    def opposed(self, directions: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+        """The opposite, for the rest of the picture: what the text says of that is none of the region's."""
+        return {"text": -directions["text"]}
 
     def without(self, backbone: Backbone, batch: PairBatch) -> Tensor:
         """Embeddings of the pictures without their regions."""
@@ -311,22 +337,83 @@ class WithoutRegion(Difference):
             return backbone.image.finish(hidden._replace(states=states), layer)
 
 
+def rivals(own: Tensor, other: Tensor, common: Tensor) -> tuple[Tensor, Tensor]:
+    """The targets of one of two things and of the other in its place, given all and what is left without either.
+
+    With o = own - common and f = other - common they are o - f / 2 and f - o / 2. Each is for "crab", of which nothing
+    is in the difference of "a red crab" and "a blue crab": along that, all that is red is as good as a crab that is.
+    Neither is for what both captions say besides, "and a tree".
+
+    Args:
+        own: (B, E) embeddings of length 1, as are the others.
+        other: With the other in its place.
+        common: With nothing there.
+
+    Returns:
+        (B, E) for the own one and for the other.
+    """
+    own, other = own - common, other - common
+    return own - RIVAL * other, other - RIVAL * own
+
+
+def at_mean(backbone: Backbone, batch: PairBatch, spans: Sequence[Sequence[Span]]) -> Tensor:
+    """(B, E) embeddings of length 1 of the texts, their tokens in some spans replaced by their mean over data."""
+    prior = find_priors(backbone, "measured", {"text": "embeddings"})["text"].to(batch.input_ids.device)
+    with torch.no_grad():
+        hidden = backbone.text.prefix(batch, "embeddings")
+        out = torch.zeros_like(hidden.valid)
+        for row, of_text in enumerate(spans):
+            out[row, [token for span in of_text for token in covered(batch.spans[row], span)]] = True
+        states = torch.where(rearrange(out, "b l -> b l 1"), prior.mean, hidden.states)
+        return F.normalize(backbone.text.finish(hidden._replace(states=states), "embeddings").float(), dim=-1)
+
+
+def unseen(batch: PairBatch) -> PairBatch:
+    """The texts of a batch without pixels and targets, which are not copied with them."""
+    return batch._replace(pixel_values=batch.pixel_values[:, :0], targets=None, weights=None, opposed=None)
+
+
+def words_in(text: str) -> list[Span]:
+    """The (start, end) characters of the words of a text."""
+    return [word.span() for word in re.finditer(r"\w+", text)]
+
+
+def differing(text: str, foil: str) -> list[bool]:
+    """Of each word of a text, whether a foil has another one, or none, in its place; case does not matter.
+
+    >>> differing("a red crab and a tree", "A blue crab, and a key")
+    [False, True, False, False, False, True]
+    """
+    own, other = ([given[start:end].casefold() for start, end in words_in(given)] for given in (text, foil))
+    found = [True] * len(own)
+    for block in difflib.SequenceMatcher(None, own, other, autojunk=False).get_matching_blocks():
+        found[block.a : block.a + block.size] = [False] * block.size
+    return found
+
+
+def runs(words: Sequence[Span], differ: Sequence[bool], tells: Tensor) -> list[Span]:
+    """The words that differ, with those beside them, one after another, that tell at least half as much as any does.
+
+    >>> runs([(0, 1), (2, 5), (6, 10), (11, 14)], [False, True, False, False], torch.tensor([0.1, 0.8, 0.5, 0.3]))
+    [(2, 5), (6, 10)]
+    """
+    most = max((float(tell) for tell, is_other in zip(tells, differ, strict=True) if is_other), default=0.0)
+    each = zip(words, differ, tells.tolist(), strict=True)
+    found = [list(run) for wanted, run in groupby(each, lambda word: word[1] or word[2] >= most / 2) if wanted]
+    return [span for run in found if any(is_other for _, is_other, _ in run) for span, _, _ in run]
+
+
 def words_of(row: int, span: Span, batch: PairBatch) -> list[tuple[int, Span]]:
     """The words of a span of a text, each with its row; all of the span if there is none."""
     start, end = span
-    found = re.finditer(r"\w+", batch.pairs[row].text[start:end])
-    return [(row, (start + word.start(), start + word.end())) for word in found] or [(row, span)]
+    found = words_in(batch.pairs[row].text[start:end])
+    return [(row, (start + first, start + last)) for first, last in found] or [(row, span)]
 
 
 def covered(spans: Sequence[Span], span: Span) -> list[int]:
     """The tokens, of these (start, end) characters, that share a character with a span."""
     start, end = span
     return [token for token, (first, last) in enumerate(spans) if first < end and last > start]
-
-
-def unit_without(backbone: Backbone, batch: PairBatch, rows: Sequence[int], spans: Sequence[Span]) -> Tensor:
-    """(W, E) embeddings of length 1 of the texts of some rows, each without a span."""
-    return F.normalize(WithoutPhrase(spans).without(backbone, batch.keep(rows)).float(), dim=-1)
 
 
 def nearest_tokens(backbone: Backbone, batch: PairBatch, ids: Tensor, count: int) -> Tensor:

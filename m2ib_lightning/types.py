@@ -131,7 +131,8 @@ class PairBatch(NamedTuple):
             space along which the tower's normalised embedding is measured. None for both towers, each against the
             other one's normalised clean embedding; made by a `m2ib_lightning.targets.Target`.
         weights: (B,) what a pair's relevance along its target counts for against compression; None for 1.
-        opposed: Of each target (B,) bool, whether what speaks for its opposite is taken off the map; None for not.
+        opposed: Of each target another direction, (B, E): what speaks for it is taken off the map, see `OpposedFit`.
+            Zeros where nothing is, None for nothing at all.
     """
 
     pixel_values: Tensor

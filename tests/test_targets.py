@@ -101,7 +101,8 @@ def test_the_target_of_a_deleted_phrase_is_the_difference_of_two_captions(embedd
 
 def test_an_effect_is_the_clean_similarity_minus_that_with_the_foil(embedded, batch):
     foil = "a photo of a whale"
-    found = effects(embedded, batch, Against([foil]).directions(embedded, batch))
+    # It is along the difference that the text, whose part it is, is explained.
+    found = effects(embedded, batch, {"image": Against([foil]).directions(embedded, batch)["text"]})
     image = normalize(embedded.embed("image", batch), dim=-1)
     expected = [
         picture @ library_text(embedded, pair.text) - picture @ library_text(embedded, foil)
@@ -125,11 +126,13 @@ def test_each_pair_of_a_batch_is_aimed_against_its_own_foil_or_else_its_own_othe
     found = aimed(embedded, batch._replace(pairs=pairs))
     for row, target in enumerate(targets):
         expected = target.directions(embedded, batch.keep([row]))
-        weight = 1.0 if row == 0 else Against.weight
-        assert found.weights[row] == found.keep([2, row]).weights[1] == weight
+        assert found.weights[row] == found.keep([2, row]).weights[1] == 1
+        opposed = target.aim(embedded, batch.keep([row])).opposed
+        assert [m for m, direction in opposed.items() if direction.any()] == [[], ["image"], ["text"]][row]
         for modality in ("image", "text"):
-            for of in (found.targets[modality][row], found.keep([2, row]).targets[modality][1]):
-                torch.testing.assert_close(of, expected[modality][0], atol=1e-5, rtol=1e-4)
+            for at in (found.keep([row]), found.keep([2, row]).keep([1])):
+                torch.testing.assert_close(at.targets[modality], expected[modality], atol=1e-5, rtol=1e-4)
+                torch.testing.assert_close(at.opposed[modality], opposed[modality], atol=1e-5, rtol=1e-4)
 
 
 def test_texts_that_are_alike_without_their_phrases_stay_with_their_pairs(embedded, scenes):
@@ -153,8 +156,16 @@ def test_the_word_that_stands_for_a_phrase_is_that_which_its_own_picture_contest
         chosen = each[int(torch.where(telling, falls, torch.inf).argmin())]
         cosines = torch.cosine_similarity(chosen, picture[None], dim=1)
         assert together.contested[row] == bool((cosines < CONTESTED).any())
-        expected = chosen[(chosen @ picture).argmin()] if together.contested[row] else chosen.mean(0)
+        full, without = (
+            library_text(embedded, scene.text),
+            WithoutPhrase([(0, len(scene.text))]).without(embedded, own)[0],
+        )
+        rival = full - chosen[(chosen @ picture).argmin()]
+        own_part, rivals_part = full - without, rival - without
+        expected = own_part - rivals_part / 2 if together.contested[row] else chosen.mean(0)
+        opposed = rivals_part - own_part / 2 if together.contested[row] else torch.zeros(len(full))
         torch.testing.assert_close(together.target[row], expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(together.opposed[row], opposed, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(together.effect[row], chosen.mean(0) @ picture, atol=1e-5, rtol=1e-4)
         shown = torch.cosine_similarity(chosen.mean(0), picture, dim=0)
         torch.testing.assert_close(together.shown[row], shown, atol=1e-5, rtol=1e-4)
@@ -404,7 +415,8 @@ def test_a_phrase_that_is_contested_is_explained_against_what_is_there_in_its_pl
     found = AgainstAlike([(2, len(text))]).aim(embedded, batch)
     foil = Against([f"a {scene.objects[1].colour} {name}"]).aim(embedded, batch)
     torch.testing.assert_close(found.targets["image"], foil.targets["image"], atol=1e-5, rtol=1e-4)
-    assert found.opposed["image"].all() and found.weights.tolist() == foil.weights.tolist()
+    torch.testing.assert_close(found.opposed["image"], foil.opposed["image"], atol=1e-5, rtol=1e-4)
+    assert found.opposed["image"].any() and found.weights.tolist() == foil.weights.tolist()
     alone = AgainstAlike([(2 + len(colour) + 1, len(text))]).aim(embedded, batch)
     assert torch.cosine_similarity(alone.targets["image"], found.targets["image"]) < 0.5
     assert not alone.opposed["image"].any() and alone.weights.tolist() == [AgainstAlike.weight]
@@ -440,7 +452,8 @@ def test_what_a_phrase_is_explained_against_and_what_its_effect_is(
 ):
     one = batch.keep([0])
     picture = normalize(embedded.embed("image", one), dim=-1)
-    contest = Contest(2 * picture, torch.tensor([contested]), torch.tensor([0.07]), torch.tensor([shown]))
+    numbers = torch.tensor([contested]), torch.tensor([0.07]), torch.tensor([shown])
+    contest = Contest(2 * picture, torch.zeros_like(picture), *numbers)
     monkeypatch.setattr(AgainstAlike, "contest", lambda self, backbone, batch: contest)
     monkeypatch.setattr(WithoutPhrase, "directions", lambda self, backbone, batch: {"image": without * picture})
     seen = []

@@ -277,9 +277,9 @@ class M2IB(AttributionMethod):
         return [found[row] for row in range(len(opposed))]
 
     def _opposed(self, batch: PairBatch) -> list[bool]:
-        """Of each pair, whether what speaks for the opposite of a target is taken off a map that is explained here."""
+        """Of each pair, whether what speaks for another direction is taken off a map that is explained here."""
         self.prepare()
-        asked = [of for m, of in (batch.opposed or {}).items() if m in self.towers and self.keep is None]
+        asked = [of.any(-1) for m, of in (batch.opposed or {}).items() if m in self.towers and self.keep is None]
         return torch.stack(asked).any(0).tolist() if asked else []
 
     def _replays(self) -> bool:

@@ -1,44 +1,59 @@
-"""The fit of pairs against targets that are differences, less what speaks for the opposite."""
+"""The fit of pairs against targets whose maps are less what speaks for another one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from einops import rearrange
 from torch import Tensor
 from torch.optim import Optimizer
 
 from m2ib_lightning.backbones import Backbone
+from m2ib_lightning.bottleneck import NoiseBank
+from m2ib_lightning.losses import LossTerm
 from m2ib_lightning.methods.keeping import Held
-from m2ib_lightning.methods.mask_fit import MaskFit
+from m2ib_lightning.methods.mask_fit import MaskFit, TowerSetting
 from m2ib_lightning.types import Modality, PairBatch
 
 
 class OpposedFit(MaskFit):
-    """A fit against a target t whose maps are max(0, M(t) - M(-t)), M being the nats of a `MaskFit`.
+    """A fit against a target t whose maps are max(0, M(t) - M(t')), M being the nats of a `MaskFit`, t' another target.
 
     A part of a picture in which "a red crab" and "a blue crab" are both seen, such as a patch on the border of two
-    crabs, must be kept for either against the other; it does not tell them apart. Masks for -t are fitted beside
-    those for t and by the same steps. All that is not a map is that of t.
+    crabs, must be kept for either; it does not tell them apart. Masks for t' are fitted beside those for t and by the
+    same steps. All that is not a map is that of t. Where nothing else of the pairs is explained, each of the two has
+    half of the noise samples, so that both take no longer than one.
 
     Args:
         backbone: As for `MaskFit`.
-        batch: The pairs, with their targets and `opposed`, which says of which maps that is meant; others are M(t).
+        batch: The pairs, with their targets and `opposed`; where that is zeros, maps are M(t).
+        towers: As for `MaskFit`, as are `loss_terms` and `noise`.
+        loss_terms: The terms whose weighted sum is minimised.
+        noise: The bank of noise that all batches share.
         more: The other arguments of `MaskFit`.
 
     Attributes:
-        opposite: The fit against -t.
+        opposite: The fit against t'.
     """
 
-    def __init__(self, backbone: Backbone, batch: PairBatch, *more: Any) -> None:
-        super().__init__(backbone, batch, *more)
+    def __init__(
+        self,
+        backbone: Backbone,
+        batch: PairBatch,
+        towers: Mapping[Modality, TowerSetting],
+        loss_terms: Sequence[LossTerm],
+        noise: NoiseBank,
+        *more: Any,
+    ) -> None:
         assert batch.targets is not None and batch.opposed is not None
-        away = {m: -batch.targets[m] for m in self.towers if batch.opposed[m].any()}
-        self.opposite = MaskFit(backbone, batch._replace(targets=away), *more, same=self)
+        away = {m: batch.opposed[m] for m in batch.targets if batch.opposed[m].any()}
+        noise = noise.half() if len(away) == len(batch.targets) else noise
+        super().__init__(backbone, batch, towers, loss_terms, noise, *more)
+        other = batch._replace(targets=away)
+        self.opposite = MaskFit(backbone, other, towers, loss_terms, noise, *more, same=self)
 
     def accumulate(self, backward: Callable[[Tensor], None] | None = None) -> dict[str, Tensor]:
-        """As of `MaskFit`, of both; a pair is done for -t when it is for t."""
+        """As of `MaskFit`, of both; a pair is done for t' when it is for t."""
         values = super().accumulate(backward)
         self.opposite.accumulate(backward)
         self.opposite.stopping.running &= self.stopping.running
@@ -55,7 +70,7 @@ class OpposedFit(MaskFit):
         self.opposite.restart()
 
     def masks(self) -> list[dict[Modality, Tensor]]:
-        """As of `MaskFit`, those for -t behind those for t."""
+        """As of `MaskFit`, those for t' behind those for t."""
         return super().masks() + self.opposite.masks()
 
     def put_masks(self, masks: Sequence[Mapping[Modality, Tensor]]) -> None:
@@ -70,10 +85,10 @@ class OpposedFit(MaskFit):
         self.opposite.keep_rows(rows, optimizer)
 
     def nats(self, modality: Modality, held: Held | None = None) -> Tensor:
-        """(B, L) nats, those for -t taken off."""
+        """(B, L) nats, those for t' taken off."""
         found = super().nats(modality, held)
         if modality not in self.opposite.towers:
             return found
         assert self.batch.opposed is not None
-        opposed = rearrange(self.batch.opposed[modality].to(found), "b -> b 1")
+        opposed = self.batch.opposed[modality].any(-1, keepdim=True).to(found)
         return (found - opposed * self.opposite.nats(modality).to(found)).clamp(min=0)

@@ -228,7 +228,8 @@ def test_what_no_graph_can_hold_is_not_replayed_on_a_gpu(embedded, arguments, mo
 def test_maps_less_their_opposite_are_never_replayed(embedded, monkeypatch):
     """A graph would make the steps for the target and leave those for its opposite out."""
     method, batch = M2IB(embedded, noise_samples=2, steps=3), embedded.preprocess_pairs(scene_pairs(2))
-    batch = batch._replace(**_aims(batch, 0), opposed={"image": torch.ones(2, dtype=torch.bool)})
+    aims = _aims(batch, 0)
+    batch = batch._replace(**aims, opposed={m: -direction for m, direction in aims["targets"].items()})
     wanted = method.attribute(batch)
     monkeypatch.setattr(M2IB, "_replays", lambda self: True)
     monkeypatch.setattr(m2ib, "CapturedSteps", lambda *arguments: CapturedSteps(*arguments, graph=False))

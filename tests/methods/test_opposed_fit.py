@@ -3,6 +3,7 @@
 import lightning.pytorch as pl
 import numpy as np
 import pytest
+import torch
 
 from m2ib_lightning.backbones import Backbone, load_backbone
 from m2ib_lightning.data import PairDataModule, Scene, make_scene
@@ -35,9 +36,9 @@ def foiled(embedded, scenes, foils) -> PairBatch:
     return Against(foils).aim(embedded, embedded.preprocess_pairs(pairs))
 
 
-def plain(batch: PairBatch, sign: float = 1) -> PairBatch:
-    """The batch against the same targets, or their opposites, with nothing taken off."""
-    return batch._replace(targets={m: sign * t for m, t in batch.targets.items()}, opposed=None)
+def plain(batch: PairBatch, opposed: bool = False) -> PairBatch:
+    """The batch against the same targets, or what is opposed to them, with nothing taken off."""
+    return batch._replace(targets=batch.opposed if opposed else batch.targets, opposed=None)
 
 
 def assert_same(found, expected) -> None:
@@ -50,7 +51,7 @@ def assert_same(found, expected) -> None:
 @pytest.mark.parametrize("setting", [{}, {"tolerance": 0.02, "patience": 1}])
 def test_a_map_is_the_nats_for_a_foil_less_those_for_its_opposite(embedded, foiled, setting):
     method = M2IB(embedded, **setting)
-    found, toward, away = (method.attribute(batch) for batch in (foiled, plain(foiled), plain(foiled, -1)))
+    found, toward, away = (method.attribute(batch) for batch in (foiled, plain(foiled), plain(foiled, True)))
     for a, b, c in zip(found, toward, away, strict=True):
         assert a.steps == b.steps and a.score == b.score
         np.testing.assert_array_equal(a.history["image/relevance"], b.history["image/relevance"])
@@ -183,16 +184,18 @@ def test_a_word_is_contested_where_what_could_stand_in_its_place_is_there_too(em
     pairs[-1] = pairs[-1]._replace(text="a crab")
     spans = [*(scene.spans[0] for scene in scenes), (2, 6)]
     aimed = AgainstAlike(spans).aim(embedded, embedded.preprocess_pairs(pairs))
-    assert aimed.opposed["image"].tolist() == [True, True, True, False]
+    assert aimed.opposed["image"].any(-1).tolist() == [True, True, True, False]
 
 
 def test_the_words_for_a_region_are_less_those_for_the_rest_of_the_picture(embedded):
     scene = make_scene(60_200, kind="two_of_four")
     batch = embedded.preprocess_pairs([Pair("a", scene.image, scene.text)])
     target = WithoutRegion([scene.labels == 0])
-    method = M2IB(embedded, modalities=["text"])
-    ((region,),) = explain_regions(method, batch, [[scene.labels == 0]])
-    maps = [method.attribute(plain(target.aim(embedded, batch), sign))[0].text_map for sign in (1, -1)]
+    ((region,),) = explain_regions(M2IB(embedded, modalities=["text"]), batch, [[scene.labels == 0]])
+    half = M2IB(embedded, modalities=["text"], noise_samples=1)  # nothing else is explained: each has its half
+    aimed = target.aim(embedded, batch)
+    torch.testing.assert_close(aimed.opposed["text"], -aimed.targets["text"])
+    maps = [half.attribute(plain(aimed, opposed))[0].text_map for opposed in (False, True)]
     np.testing.assert_allclose(region.text_map, np.clip(maps[0] - maps[1], 0, None), rtol=1e-4, atol=1e-3)
     own, other = (
         sum(v for v, (a, b) in zip(region.text_map, batch.spans[0], strict=True) if start <= a < b <= end)
