@@ -168,7 +168,7 @@ class Against(Difference):
         rows = [row for row, of_text in enumerate(words) for _ in of_text]
         without = at_mean(backbone, unseen(batch).keep(rows), [[word] for of_text in words for word in of_text])
         tells = (own[rows] - without).norm(dim=-1).split([len(of_text) for of_text in words])
-        foils = repeat(np.array(self.foils, dtype=object), "f -> (f b)", b=len(words) // len(self.foils))
+        foils = self.foils * (len(words) // len(self.foils))
         differ = [differing(pair.text, foil) for pair, foil in zip(batch.pairs, foils, strict=True)]
         return at_mean(backbone, batch, [runs(*of) for of in zip(words, differ, tells, strict=True)])
 

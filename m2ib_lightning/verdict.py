@@ -51,8 +51,8 @@ class Thresholds:
             With `keep` it is `slack` below what was to be kept.
         text_left: The same for the text's bottleneck, whose default beta leaves all of it.
         slack: How much less than `keep` may be left, as a share of the clean similarity.
-        nats: The least that the token that lets through most must let through, in nats; a fifth of it for phrases,
-            regions and foils.
+        nats: The least that the token that lets through most must let through, in nats; a fifth of it against foils and
+            for phrases where something else is there in their place.
         falling: The most that the last step may have lowered the loss, as a share of its whole fall.
     """
 
@@ -92,7 +92,7 @@ def is_doubtful(a: Attribution, modality: Modality) -> bool:
 
 
 def is_difference(a: Attribution, modality: Modality) -> bool:
-    """Whether a map of M2IB is against a foil, so that what is left through the bottleneck is no similarity."""
+    """Whether a map of M2IB is against a foil or a rival, so that what is left of its relevance is no similarity."""
     return not math.isfinite(a.score_through(modality))
 
 

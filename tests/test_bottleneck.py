@@ -118,6 +118,14 @@ def test_padding_has_no_capacity():
     assert (bottleneck.capacity()[1, :3].sum(-1) > 0).all()
 
 
+@pytest.mark.parametrize(("samples", "half"), [(1, 1), (2, 1), (5, 2), (8, 4)])
+@pytest.mark.parametrize("antithetic", [True, False])
+def test_half_a_bank_is_a_bank_of_half_the_samples(samples, half, antithetic):
+    place = (3, "image", 4, 2, torch.device("cpu"))
+    found = NoiseBank(7, samples, antithetic).half()(*place)
+    torch.testing.assert_close(found, NoiseBank(7, half, antithetic)(*place), rtol=0, atol=0)
+
+
 def test_of_an_odd_number_of_antithetic_samples_all_are_there_and_one_stands_alone():
     noise = NoiseBank(0, 3, antithetic=True)(0, "image", 4, 2, torch.device("cpu"))
     assert noise.shape == (3, 4, 2) and torch.equal(noise[2], -noise[0])

@@ -11,10 +11,11 @@ from torch.nn.functional import normalize
 from m2ib_lightning import AttributionStore, explain, load_backbone
 from m2ib_lightning.attribution import Attribution
 from m2ib_lightning.backbones import Backbone
-from m2ib_lightning.data import make_scene
+from m2ib_lightning.data import Scene, make_scene
 from m2ib_lightning.data.images import StoredImage
 from m2ib_lightning.data.scene_kinds import COLOURS
 from m2ib_lightning.methods import M2IB, Occlusion, Saliency
+from m2ib_lightning.methods.priors import find_priors
 from m2ib_lightning.phrases import (
     aimed,
     around,
@@ -36,8 +37,11 @@ from m2ib_lightning.targets import (
     WithoutRegion,
     box_region,
     cells_of,
+    differing,
     effects,
     nearest_tokens,
+    runs,
+    words_in,
 )
 from m2ib_lightning.types import Asked, Pair, PairBatch
 from tests.made import attribution
@@ -133,6 +137,88 @@ def test_each_pair_of_a_batch_is_aimed_against_its_own_foil_or_else_its_own_othe
             for at in (found.keep([row]), found.keep([2, row]).keep([1])):
                 torch.testing.assert_close(at.targets[modality], expected[modality], atol=1e-5, rtol=1e-4)
                 torch.testing.assert_close(at.opposed[modality], opposed[modality], atol=1e-5, rtol=1e-4)
+
+
+def library_text_at_mean(backbone: Backbone, text: str, words: list[str]) -> torch.Tensor:
+    """The unit embedding (E,) by the library's own full forward, the tokens of some words at their mean over data."""
+    (spans,) = backbone.preprocess([make_scene(0).image], [text]).spans
+    places = [i for i, (start, end) in enumerate(spans) if text[start:end] in words]
+    mean = find_priors(backbone, "measured", {"text": "embeddings"})["text"].mean
+
+    def put_mean(module, given, states):
+        states = states.clone()
+        states[:, places] = mean
+        return states
+
+    with (handle := backbone.model.text_model.embeddings.register_forward_hook(put_mean)):
+        found = library_text(backbone, text)
+        assert handle is not None and len(places) == len(words)
+    return found
+
+
+def test_what_two_captions_share_is_neither_for_the_one_nor_for_the_other(embedded, scenes):
+    texts, foil = ["a red crab left of a tree", "a red crab"], "a green crab left of a tree"
+    batch = embedded.preprocess_pairs([Pair(text, scenes[0].image, text) for text in texts])
+    found, other = Against([foil]).aim(embedded, batch), library_text(embedded, foil)
+    for row, text in enumerate(texts):  # "red" differs, "crab" beside it tells nearly as much, "left" does not
+        own, common = library_text(embedded, text), library_text_at_mean(embedded, text, ["red", "crab"])
+        image, opposed = (own - common) - (other - common) / 2, (other - common) - (own - common) / 2
+        torch.testing.assert_close(found.targets["image"][row], image, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found.opposed["image"][row], opposed, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found.targets["text"][row], own - other, atol=1e-5, rtol=1e-4)
+        assert not found.opposed["text"].any()
+
+
+def test_of_a_foil_that_only_says_more_the_target_is_the_difference(embedded, scenes):
+    batch = embedded.preprocess_pairs([Pair("a", scenes[0].image, "a crab")])
+    found = Against(["a crab and a tree"]).aim(embedded, batch)
+    difference = library_text(embedded, "a crab") - library_text(embedded, "a crab and a tree")
+    torch.testing.assert_close(found.targets["image"][0], difference / 2, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "foil", "differ"),
+    [
+        ("a red crab", "A Red crab", []),
+        ("a red crab", "a red crab and a tree", []),
+        ("a red crab left of a tree", "a red key left of a cat", ["crab", "tree"]),
+        ("a cat, here", "nothing", ["a", "cat", "here"]),
+    ],
+)
+def test_words_differ_that_a_foil_has_not_in_their_place(text, foil, differ):
+    words = [text[start:end] for start, end in words_in(text)]
+    assert [word for word, differs in zip(words, differing(text, foil), strict=True) if differs] == differ
+
+
+def test_words_are_taken_along_that_tell_as_much_and_follow_one_another():
+    words, tells = [(i, i + 1) for i in range(6)], torch.tensor([0.5, 0.4, 1.0, 0.49, 0.9, 0.6])
+    # The third differs; the fifth and sixth tell as much, but the fourth parts them.
+    assert runs(words, [False, False, True, False, False, False], tells) == [(2, 3)]
+    # The fourth differs too, so all from the third on follow one another.
+    assert runs(words, [False, False, True, True, False, False], tells) == [(2, 3), (3, 4), (4, 5), (5, 6)]
+    assert runs(words, [False] * 6, tells) == []
+
+
+def on(values: np.ndarray, scene: Scene, index: int) -> float:
+    """The share of a map on an object."""
+    side = len(scene.labels) // len(values)
+    return float(np.kron(values, np.ones((side, side)))[scene.labels == index].sum() / values.sum()) / side**2
+
+
+@pytest.mark.parametrize("as_phrase", [True, False])
+def test_a_colour_is_told_from_another_and_from_what_else_is_named(embedded, as_phrase):
+    seen = []
+    for seed in range(216_100, 216_104):
+        scene = make_scene(seed, kind="attribute")
+        (colour, name), (other, _), (third, _) = [(i.colour or i.name, i.name) for i in scene.objects[:3]]
+        text, foil = (f"a {word} {name} and a {third}" for word in (colour, other))
+        asked = {"phrases": [f"{colour} {name}"]} if as_phrase else {"against": foil}
+        (a,) = explain(scene.image, text, modalities=["image"], **asked)
+        values = a.phrases[0].image_map if as_phrase else a.image_map
+        assert not as_phrase or a.phrases[0].verdict == "ok"
+        seen.append([on(values, scene, index) for index in range(3)])
+    own, twin, third = np.mean(seen, axis=0)
+    assert own > 0.6 and twin < 0.05 and third < 0.05
 
 
 def test_texts_that_are_alike_without_their_phrases_stay_with_their_pairs(embedded, scenes):

@@ -204,6 +204,26 @@ def test_the_words_for_a_region_are_less_those_for_the_rest_of_the_picture(embed
     assert own > 10 * other
 
 
+def test_of_a_region_that_speaks_against_its_text_the_rest_of_the_picture_is_opposed(embedded):
+    seen = []
+
+    class Watched(M2IB):
+        def attribute(self, batch):
+            seen.append(batch)
+            return super().attribute(batch)
+
+    scene = make_scene(60_200, kind="two_of_four")
+    batch = embedded.preprocess_pairs([Pair("a", scene.image, scene.text)])
+    for index in (0, 2):  # one that is named, and one that is not
+        ((region,),) = explain_regions(
+            Watched(embedded, modalities=["text"], steps=1), batch, [[scene.labels == index]]
+        )
+        assert (region.effect > 0) == (index == 0)
+        torch.testing.assert_close(seen[-1].opposed["text"], -seen[-1].targets["text"])
+        along = seen[-1].targets["text"][0] @ torch.nn.functional.normalize(embedded.embed("text", batch)[0], dim=0)
+        assert along == pytest.approx(abs(region.effect), abs=1e-5)
+
+
 def test_phrases_that_are_contested_and_others_come_back_in_their_order(embedded, scenes):
     method = M2IB(embedded, modalities=["image"], steps=3)
     alone = make_scene(60_100, objects=("crab", "tree", "key"))
