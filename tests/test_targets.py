@@ -137,6 +137,7 @@ def test_each_pair_of_a_batch_is_aimed_against_its_own_foil_or_else_its_own_othe
             for at in (found.keep([row]), found.keep([2, row]).keep([1])):
                 torch.testing.assert_close(at.targets[modality], expected[modality], atol=1e-5, rtol=1e-4)
                 torch.testing.assert_close(at.opposed[modality], opposed[modality], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.opposed["text"][2], -found.targets["text"][2])  # words for the other picture
 
 
 def library_text_at_mean(backbone: Backbone, text: str, words: list[str]) -> torch.Tensor:
