@@ -126,6 +126,7 @@ def test_its_priors_are_those_of_the_pairs_at_the_chosen_layers(embedded, found)
     torch.testing.assert_close(found.priors["image"].std, content.std(0, correction=0), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_explaining_with_its_folder_gives_what_was_measured_of_the_choice(embedded, found, tmp_path):
     """Also where the folder was moved to another place."""
     found.save(tmp_path / "made")

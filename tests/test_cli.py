@@ -106,6 +106,7 @@ def test_the_saved_configuration_gives_the_same_numbers_again(tmp_path):
         np.testing.assert_array_equal(a.text_map, b.text_map)
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_a_fit_and_is_reported(tmp_path):
     main(["fit", "--data.scenes=1", "--early_stopping.stopping_threshold=100", f"--output={tmp_path}", *FAST])
     result = next(iter(AttributionStore(tmp_path / "attributions")))
@@ -324,6 +325,7 @@ def test_a_file_of_pairs_that_is_not_there_is_named_before_anything_is_said_of_t
     assert said.out == "" and "nofile.csv, which does not exist" in said.err
 
 
+@pytest.mark.slow
 def test_the_module_is_the_command():
     done = subprocess.run(
         [sys.executable, "-m", "m2ib_lightning", "--version"], capture_output=True, text=True, timeout=120, check=False

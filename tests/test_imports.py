@@ -74,6 +74,7 @@ def test_losses_and_metrics_never_see_a_model(piece):
         assert not {i for i in imports(file) if "backbones" in i or "transformers" in i}
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_no_slow_library_that_lightning_does_not():
     slow = "('wandb', 'datasets', 'matplotlib.figure', 'transformers', 'pandas', 'pyarrow', 'rich.table')"
     code = (

@@ -131,6 +131,7 @@ def test_another_configuration_is_refused_before_any_work(argument, difference, 
     assert len(store(undisturbed)) == 24 and (undisturbed / "config.yaml").read_text() == config
 
 
+@pytest.mark.slow
 def test_what_changes_no_result_may_change(undisturbed, tmp_path):
     interrupted(tmp_path, 2, "error")
     main([*COMMAND, f"--output={tmp_path}", "--data.batch_size=5", "--model.noise_chunk=1", "--part_pairs=100"])
@@ -158,6 +159,7 @@ def a_table(folder: Path) -> Path:
     return folder / "pairs.csv"
 
 
+@pytest.mark.slow
 def test_bad_pairs_are_named_and_tried_again_only_when_asked(tmp_path, capsys):
     command = ["predict", f"--data.source={a_table(tmp_path)}", f"--output={tmp_path / 'out'}", *QUICK]
     main(command)
@@ -363,6 +365,7 @@ def test_pairs_that_changed_are_named_and_explained_again_only_when_asked(tmp_pa
     assert explain_table(tmp_path, after, retry_changed=True) == [] and "Changed" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_pair_whose_picture_could_not_be_drawn_is_not_done(tmp_path, monkeypatch):
     from m2ib_lightning.callbacks import summary
 
@@ -428,6 +431,7 @@ def test_a_full_disk_is_said_in_one_line_and_the_same_command_goes_on_when_there
             time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_progress_says_pairs_speed_and_time_left(tmp_path):
     done = run(*COMMAND[:-1], f"--output={tmp_path}")
     line = done.stderr.replace("\r", "\n").strip().splitlines()[-1]

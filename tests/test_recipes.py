@@ -96,6 +96,7 @@ def test_a_store_is_read_as_its_page_says(tmp_path, monkeypatch):
     assert len(names["store"]) == 1
 
 
+@pytest.mark.slow
 def test_a_model_is_calibrated_as_its_page_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     quick = functools.partial(calibrate, image_layers=[2], text_layers=["embeddings"], betas=[0.1, 3], steps=2)

@@ -64,6 +64,7 @@ def assert_bit_equal(a: Path, b: Path) -> None:
         assert one.steps == other.steps == 30 and one.stop_reason == other.stop_reason
 
 
+@pytest.mark.slow
 def test_ctrl_c_writes_what_is_there_and_says_how_to_go_on(undisturbed, tmp_path, capsys):
     signals = signal.getsignal(signal.SIGINT)
     try:
@@ -167,6 +168,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", folder], capture_output=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_fit_on_a_disk_that_fills_keeps_its_checkpoint_and_goes_on_where_there_is_room(
     undisturbed, small_disk, capsys
 ):
@@ -182,6 +184,7 @@ def test_a_fit_on_a_disk_that_fills_keeps_its_checkpoint_and_goes_on_where_there
     assert_bit_equal(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_fit_on_a_disk_that_fills_at_the_pictures_is_finished_by_the_same_command(undisturbed, small_disk, capsys):
     folder, mount = small_disk
     size = (undisturbed / "checkpoints" / "last.ckpt").stat().st_size

@@ -206,6 +206,7 @@ def on(values: np.ndarray, scene: Scene, index: int) -> float:
     return float(np.kron(values, np.ones((side, side)))[scene.labels == index].sum() / values.sum()) / side**2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_phrase", [True, False])
 def test_a_colour_is_told_from_another_and_from_what_else_is_named(embedded, as_phrase):
     seen = []

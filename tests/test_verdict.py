@@ -156,6 +156,7 @@ def test_match_scores_are_those_of_a_slow_float64_loop(embedded):
             assert found[name][b] == pytest.approx((own - np.mean(similar)) / np.std(similar, ddof=1), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_what_belongs_together_is_told_from_what_does_not(embedded):
     scenes = [make_scene(seed) for seed in range(40, 52)]
     shown = [{thing.name for thing in scene.objects} for scene in scenes]

@@ -105,6 +105,7 @@ def test_nothing_of_a_run_over_many_pairs_is_left_but_the_archive(explainer, tmp
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("knobs", [Knobs(3, 12.0), Knobs(1, 3.0), Knobs(2, 3.0, keep=0.8)])
 def test_settings_changed_on_the_way_end_where_a_new_fit_ends(explainer, knobs):
     pair = Pair("a", make_scene(3, objects=("crab", "key")).image, "a crab")
@@ -134,6 +135,7 @@ def test_an_answer_against_a_foil_is_that_of_explain_and_names_the_foil(explaine
     assert found.attribution.settings == expected.settings and expected.settings["against"] == "a key"
 
 
+@pytest.mark.slow
 def test_a_moved_slider_against_a_foil_gives_what_explain_gives_and_is_near_it_at_once(explainer):
     scene = make_scene(33, objects=("crab", "tree", "moon"), kind="attribute", size=128)
     text, other = (f"a {item.colour} crab" for item in scene.objects[:2])

@@ -45,6 +45,7 @@ def test_where_too_little_is_left_it_is_worse_than_any_map_by_what_is_missing():
     assert gathered([made(score=-0.1, image_map=narrow)], "image") == pytest.approx(1.9)
 
 
+@pytest.mark.slow
 def test_what_is_logged_is_the_mean_of_both_modalities(tmp_path):
     found = fitted(tmp_path)
     assert found["gathered"] == pytest.approx((found["gathered/image"] + found["gathered/text"]) / 2)

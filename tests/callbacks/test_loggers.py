@@ -41,6 +41,7 @@ def test_what_the_user_says_about_wandb_is_kept(monkeypatch, tmp_path, mode, off
     settle_loggers(logger("WandbLogger", save_dir=".", offline=offline), str(tmp_path))
 
 
+@pytest.mark.slow
 def test_wandb_has_nothing_to_warn_of(tmp_path, monkeypatch, capfd):
     from lightning.pytorch.loggers import WandbLogger
 

@@ -43,6 +43,7 @@ def pairs(tmp_path_factory) -> Path:
     return folder / "pairs.csv"
 
 
+@pytest.mark.slow
 def test_everything_that_a_watched_fit_wrote_is_listed_with_its_number(tmp_path, capsys):
     main(["fit", "--data.scenes=2", f"--output={tmp_path}", "--trainer.callbacks=MaskLogger", *FAST])
     found = written(capsys.readouterr().out, tmp_path)
@@ -64,6 +65,7 @@ def test_a_gallery_has_the_order_of_the_data_and_the_bad_pairs_with_their_reason
     assert listed(tmp_path) == found
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_as_vectors_and_by_patches_where_that_is_asked_for(pairs, tmp_path):
     asked = ["--pictures=true", "--picture_format=svg", "--picture_style=patch", "--gallery=false"]
     main(["predict", f"--data.source={pairs}", f"--output={tmp_path}", *asked, *FAST])

@@ -235,6 +235,7 @@ def test_ms_cxr_reads_a_split_and_names_what_is_wrong(mscxr: Path):
         read(MSCXR(str(mscxr / "other.csv"), str(mscxr)))
 
 
+@pytest.mark.slow
 def test_a_table_with_truth_is_scored(tmp_path: Path):
     import pandas as pd
 
@@ -250,6 +251,7 @@ def test_a_table_with_truth_is_scored(tmp_path: Path):
     assert second["image/RelevanceMassAccuracy"].isna().all()
 
 
+@pytest.mark.slow
 def test_the_command_line_names_an_adapter_and_scores_with_its_truth(flickr, tmp_path: Path, capsys):
     import pandas as pd
 

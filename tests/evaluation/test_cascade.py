@@ -40,6 +40,7 @@ def test_parts_are_randomised_from_the_top_and_the_original_stays():
     assert backbone.weight_hash == before
 
 
+@pytest.mark.slow
 def test_a_value_per_part_and_the_last_is_the_metric():
     backbone = load_backbone("embedded")
     scene = make_scene(7)

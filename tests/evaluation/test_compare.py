@@ -45,6 +45,7 @@ def test_every_method_and_control_has_one_store_and_a_row_for_each_pair(embedded
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "pairs.parquet"), found.frame)
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_does_only_the_pairs_that_are_missing(embedded, tmp_path, monkeypatch):
     asked = []
     relevance = GradCAM.relevance
@@ -135,6 +136,7 @@ def test_methods_that_name_one_model_share_it_and_those_of_two_are_refused(embed
         compare([GradCAM(embedded), Occlusion(other)], scenes(1), tmp_path / "two", [PointingGame()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [M2IB, IntegratedGradients])
 def test_bfloat16_explains_nearly_the_same_and_is_scored_in_float32(embedded, tmp_path, method):
     measured = [ConfidenceDrop("image")]

@@ -121,6 +121,7 @@ def test_the_evaluator_keeps_the_order_of_the_pairs(embedded):
     assert [a.id for a in attributions] == [row["id"] for row in rows] == ["0", "1", "2"]
 
 
+@pytest.mark.slow
 def test_a_randomised_model_is_explained_in_inference_mode_as_outside_of_it(embedded):
     method = M2IB(embedded, steps=2, noise_samples=2, image_layer=1)
     batch = method.prepare().preprocess_pairs(scene_pairs(1))

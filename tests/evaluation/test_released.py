@@ -33,6 +33,7 @@ def released(model, pixels, ids, vmap, tmap):
     return 100 * max(0, image - seen), 100 * (seen > image), 100 * max(0, text - read), 100 * (read > text)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_confidence_as_released_is_that_of_the_released_formulas():
     backbone = load_backbone("embedded")

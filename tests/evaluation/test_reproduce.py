@@ -114,6 +114,7 @@ def check(out: Path, name: str) -> pd.DataFrame:
     return rows
 
 
+@pytest.mark.slow
 def test_a_table_ends_with_a_page_of_ours_and_published_from_a_local_folder(tmp_path, model, capsys):
     rows = check(reproduce(QUICK, tmp_path, model), QUICK)
     assert rows["published"].isna().all() and "reproduction.html" in capsys.readouterr().out
@@ -157,6 +158,7 @@ def test_the_page_shows_the_first_four_pairs_and_slow_methods_wait_to_be_asked_f
     assert "GradECLIP" not in set(pd.read_csv(page.with_name("reproduction.csv"))["method"])
 
 
+@pytest.mark.slow
 def test_a_killed_table_goes_on_and_explains_nothing_twice(tmp_path, model, monkeypatch):
     asked = []
     relevance = GradECLIP.relevance

@@ -39,6 +39,7 @@ def captured(method: M2IB, *pair_lists) -> list:
     return method.results(done)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [{}, {"tolerance": 0.02, "steps": 25}])
 def test_a_replayed_step_gives_the_plain_steps_numbers_for_every_batch(embedded, arguments):
     method = M2IB(embedded, noise_samples=2, modalities=["image"], **arguments)
@@ -169,6 +170,7 @@ def _aims(batch, seed):
     return {"targets": {"image": direction}, "weights": torch.rand(count, generator=generator) + 0.5}
 
 
+@pytest.mark.slow
 def test_from_the_second_batch_of_a_shape_on_steps_are_replayed_and_give_the_plain_results(embedded, monkeypatch):
     made = []
 

@@ -1,6 +1,7 @@
 """exCLIP against Jacobians of the library's model in float64."""
 
 import numpy as np
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -22,6 +23,7 @@ def given(library, backbone, batch, modality, x):
     return total.sum(-1) if modality == "text" else torch.stack([per_patch(row, backbone, batch) for row in total])
 
 
+@pytest.mark.slow
 def test_interactions_are_products_of_integrated_jacobians(backbone, library, pairs):
     batch, pixels, embeddings = library.single(backbone, pairs[0])
     (found,) = ExCLIP(backbone, steps=2).interactions(batch)

@@ -29,6 +29,7 @@ def test_saliency_is_the_absolute_gradient(backbone, library, pairs):
     assert_agrees(Saliency(backbone), library, pairs, reference)
 
 
+@pytest.mark.slow
 def test_integrated_gradients_are_a_quadrature_of_gradients(backbone, library, pairs):
     def reference(library, modality, batch, x):
         f = library.cosine(modality, batch)
@@ -43,6 +44,7 @@ def test_integrated_gradients_are_a_quadrature_of_gradients(backbone, library, p
     assert_agrees(IntegratedGradients(backbone, steps=20), library, pairs[:2], reference)
 
 
+@pytest.mark.slow
 def test_integrated_gradients_sum_to_the_fall_of_the_cosine(backbone, library, pairs):
     results = IntegratedGradients(backbone, steps=100).attribute(backbone.preprocess_pairs(pairs[:2]))
     for result, pair in zip(results, pairs, strict=False):

@@ -156,6 +156,7 @@ def test_compression_falls_while_relevance_stays(embedded):
             assert result.history[f"{modality}/relevance"][-1] > 0.4 * result.score
 
 
+@pytest.mark.slow
 def test_few_steps_bring_the_loss_as_low_as_many_small_ones_that_start_with_open_masks(embedded):
     pairs = scene_pairs(12)
     few, many = explain(embedded, pairs, **FEW_STEPS), explain(embedded, pairs)
@@ -199,6 +200,7 @@ def test_a_layer_out_of_range_is_refused_before_anything_is_computed(embedded):
         M2IB(embedded, image_layer=7).prepare()
 
 
+@pytest.mark.slow
 def test_any_layer_and_prior_works_on_a_random_model(tmp_path):
     backbone = load_backbone(str(random_clip(tmp_path)))
     for image_layer, text_layer in (("embeddings", 0), (2, 1), (0, "embeddings")):

@@ -104,6 +104,7 @@ def test_a_pair_without_a_foil_beside_one_with_is_explained_as_it_is_alone(embed
     assert_same(method.results(fit), [usual[0], against, usual[2]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerance", [None, 0.02])
 def test_a_pair_that_stops_is_explained_as_it_is_alone(embedded, foiled, tolerance):
     method = M2IB(embedded, tolerance=tolerance, patience=1, steps=12)

@@ -97,6 +97,7 @@ def test_fits_are_made_once_and_only_for_the_same_pairs_and_setting(embedded, tm
     assert len([*tmp_path.iterdir()]) == 4
 
 
+@pytest.mark.slow
 def test_training_brings_masks_nearer_to_those_of_fits_of_pairs_that_were_not_seen(embedded, tmp_path):
     pairs = scene_pairs(32)
     module = training(embedded, tmp_path, lr=3e-3)
