@@ -25,8 +25,7 @@ def run_linear(layer: Any, x: Tensor) -> Tensor:
     Returns:
         (..., D').
     """
-    frozen = not torch.compiler.is_compiling() and _is_frozen_linear(layer)
-    if not frozen or not _has_onednn(_precision(x), x):
+    if not _is_frozen_linear(layer) or not _has_onednn(_precision(x), x):
         return layer(x)
     return run_linears([layer], x)[0]
 
@@ -41,7 +40,7 @@ def run_linears(layers: Sequence[Any], x: Tensor) -> list[Tensor]:
     Returns:
         (..., D') each.
     """
-    if torch.compiler.is_compiling() or not all(_is_frozen_linear(layer) for layer in layers):
+    if not all(_is_frozen_linear(layer) for layer in layers):
         return [run_linear(layer, x) for layer in layers]
     dtype = _precision(x)
     weights = [layer.weight.to(dtype) for layer in layers]
@@ -61,7 +60,7 @@ def run_mlp(mlp: Any, x: Tensor) -> Tensor:
     Returns:
         Of the same shape.
     """
-    if torch.compiler.is_compiling() or not _is_frozen_quick_gelu(mlp):
+    if not _is_frozen_quick_gelu(mlp):
         return mlp(x)
     dtype = _precision(x)
     weights = (weight.to(dtype) for layer in (mlp.fc1, mlp.fc2) for weight in (layer.weight, layer.bias))
@@ -140,13 +139,12 @@ def _precision(x: Tensor) -> torch.dtype:
 
 
 def _is_frozen_linear(layer: Any) -> bool:
-    return type(layer) is nn.Linear and not layer.weight.requires_grad
+    """Whether the layer is one that is run here: a compiler makes its own of what the library has."""
+    if type(layer) is not nn.Linear or torch.compiler.is_compiling():
+        return False
+    return not any(parameter.requires_grad for parameter in layer.parameters())
 
 
 def _is_frozen_quick_gelu(mlp: Any) -> bool:
-    layers = getattr(mlp, "fc1", None), getattr(mlp, "fc2", None)
-    return (
-        type(getattr(mlp, "activation_fn", None)).__name__ == "QuickGELUActivation"
-        and all(type(layer) is nn.Linear for layer in layers)
-        and not any(parameter.requires_grad for parameter in mlp.parameters())
-    )
+    quick_gelu = type(getattr(mlp, "activation_fn", None)).__name__ == "QuickGELUActivation"
+    return quick_gelu and _is_frozen_linear(getattr(mlp, "fc1", None)) and _is_frozen_linear(getattr(mlp, "fc2", None))

@@ -61,6 +61,10 @@ def test_a_layer_in_training_gets_its_gradient_and_autocast_its_precision():
     layer = torch.nn.Linear(6, 4)
     run_linear(layer, torch.randn(2, 6)).sum().backward()
     assert layer.weight.grad is not None
+    layer.weight.requires_grad_(False)
+    layer.bias.grad = None
+    run_linear(layer, torch.randn(2, 6)).sum().backward()
+    assert layer.bias.grad is not None, "nor is one whose bias alone is trained frozen"
     with torch.autocast("cpu", torch.bfloat16):
         assert run_linear(layer.requires_grad_(False), torch.randn(2, 6)).dtype == torch.bfloat16
 
