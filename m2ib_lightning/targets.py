@@ -57,6 +57,10 @@ models."""
 RIVAL = 0.5
 """How much of what speaks for one of two is taken off by what speaks for the other, see `rivals`."""
 
+OWN_WORDS = 1 / 6
+"""What relevance of a text along its difference to a foil counts for. At 1 the words that both have keep nearly as much
+as those that the foil has not."""
+
 BLUR = 0.125
 """Standard deviation of the blur, in widths of the picture."""
 
@@ -84,11 +88,18 @@ class Target(ABC):
         return {}
 
     def _aimed(
-        self, batch: PairBatch, directions: Mapping[Modality, Tensor], opposed: Mapping[Modality, Tensor]
+        self,
+        batch: PairBatch,
+        directions: Mapping[Modality, Tensor],
+        opposed: Mapping[Modality, Tensor],
+        weights: Mapping[Modality, Tensor | float] | None = None,
     ) -> PairBatch:
-        weights = torch.full((len(batch.pixel_values),), self.weight, device=batch.pixel_values.device)
-        of_all = {m: opposed.get(m, torch.zeros_like(direction)) for m, direction in directions.items()}
-        return batch._replace(targets=directions, weights=weights, opposed=of_all)
+        each = {m: (weights or {}).get(m, self.weight) for m in directions}
+        return batch._replace(
+            targets=directions,
+            weights={m: directions[m].new_ones(len(directions[m])) * weight for m, weight in each.items()},
+            opposed={m: opposed.get(m, torch.zeros_like(direction)) for m, direction in directions.items()},
+        )
 
 
 class OtherModality(Target):
@@ -146,7 +157,7 @@ class Against(Difference):
 
     def aim(self, backbone: Backbone, batch: PairBatch) -> PairBatch:
         """The batch with its targets; the tower that is not changed is opposed."""
-        return self._aimed(batch, *self._sides(backbone, batch))
+        return self._aimed(batch, *self._sides(backbone, batch), {"text": OWN_WORDS} if self.changed == "text" else {})
 
     def without(self, backbone: Backbone, batch: PairBatch) -> Tensor:
         """Embeddings of the foils."""
@@ -250,8 +261,8 @@ class AgainstAlike(Target):
 
     def aim_at(self, contest: Contest, batch: PairBatch) -> PairBatch:
         """As `aim`, where the contest is known."""
-        aimed = self._aimed(batch, {"image": contest.target}, {"image": contest.opposed})
-        return aimed._replace(weights=torch.where(contest.contested, 1.0, self.weight))
+        weights: dict[Modality, Tensor | float] = {"image": torch.where(contest.contested, 1.0, self.weight)}
+        return self._aimed(batch, {"image": contest.target}, {"image": contest.opposed}, weights)
 
     def contest(self, backbone: Backbone, batch: PairBatch) -> Contest:
         """How the phrases of a batch fare in their pictures."""
@@ -447,13 +458,19 @@ def effects(backbone: Backbone, batch: PairBatch, directions: Mapping[Modality, 
 
 def put(batch: PairBatch, rows: Sequence[int], aimed: PairBatch) -> PairBatch:
     """The batch with some of its rows explained against what the rows of another batch are, one for each."""
-    assert batch.targets is not None and batch.weights is not None
-    assert aimed.targets is not None and aimed.weights is not None
-    assert batch.opposed is not None and aimed.opposed is not None
-    at = torch.tensor(rows, dtype=torch.long, device=batch.weights.device)
-    targets = {m: direction.index_copy(0, at, aimed.targets[m]) for m, direction in batch.targets.items()}
-    opposed = {m: of.index_copy(0, at, aimed.opposed[m]) for m, of in batch.opposed.items()}
-    return batch._replace(targets=targets, weights=batch.weights.index_copy(0, at, aimed.weights), opposed=opposed)
+    at = torch.tensor(rows, dtype=torch.long, device=batch.pixel_values.device)
+
+    def with_rows(
+        here: Mapping[Modality, Tensor] | None, there: Mapping[Modality, Tensor] | None
+    ) -> dict[Modality, Tensor]:
+        assert here is not None and there is not None
+        return {modality: value.index_copy(0, at, there[modality]) for modality, value in here.items()}
+
+    return batch._replace(
+        targets=with_rows(batch.targets, aimed.targets),
+        weights=with_rows(batch.weights, aimed.weights),
+        opposed=with_rows(batch.opposed, aimed.opposed),
+    )
 
 
 def take_out(text: str, span: Span, instead: str = "") -> str:

@@ -130,7 +130,7 @@ class PairBatch(NamedTuple):
         targets: Which towers are to be explained, and against what: by modality the direction (B, E) of the shared
             space along which the tower's normalised embedding is measured. None for both towers, each against the
             other one's normalised clean embedding; made by a `m2ib_lightning.targets.Target`.
-        weights: (B,) what a pair's relevance along its target counts for against compression; None for 1.
+        weights: Of each target (B,), what relevance along it counts for against compression; None for 1.
         opposed: Of each target another direction, (B, E): what speaks for it is taken off the map, see `OpposedFit`.
             Zeros where nothing is, None for nothing at all.
     """
@@ -144,7 +144,7 @@ class PairBatch(NamedTuple):
     truncated: tuple[bool, ...]
     pairs: tuple[Pair, ...]
     targets: Mapping[Modality, Tensor] | None = None
-    weights: Tensor | None = None
+    weights: Mapping[Modality, Tensor] | None = None
     opposed: Mapping[Modality, Tensor] | None = None
 
     def keep(self, rows: Sequence[int]) -> PairBatch:

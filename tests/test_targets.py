@@ -28,6 +28,7 @@ from m2ib_lightning.phrases import (
 from m2ib_lightning.store.parts import Provenance
 from m2ib_lightning.targets import (
     CONTESTED,
+    OWN_WORDS,
     SHOWN,
     Against,
     AgainstAlike,
@@ -130,7 +131,9 @@ def test_each_pair_of_a_batch_is_aimed_against_its_own_foil_or_else_its_own_othe
     found = aimed(embedded, batch._replace(pairs=pairs))
     for row, target in enumerate(targets):
         expected = target.directions(embedded, batch.keep([row]))
-        assert found.weights[row] == found.keep([2, row]).weights[1] == 1
+        wanted = {"image": 1, "text": OWN_WORDS if row == 1 else 1}
+        for at in (found.keep([row]), found.keep([2, row]).keep([1])):
+            assert {m: weight.item() for m, weight in at.weights.items()} == pytest.approx(wanted)
         opposed = target.aim(embedded, batch.keep([row])).opposed
         assert [m for m, direction in opposed.items() if direction.any()] == [[], ["image"], ["text"]][row]
         for modality in ("image", "text"):
@@ -312,7 +315,7 @@ def test_phrases_count_as_what_they_are_explained_against(embedded):
 
     class Watched(Occlusion):
         def attribute(self, batch):
-            seen.append(batch.weights.tolist())
+            seen.append(batch.weights["image"].tolist())
             return super().attribute(batch)
 
     text = "a cat and a banana"
@@ -348,6 +351,7 @@ def test_a_phrase_is_explained_the_same_alone_as_beside_others(embedded, quick, 
 
 def test_phrases_of_a_picture_share_what_comes_before_the_bottleneck(embedded, quick, batch, monkeypatch):
     rows = batch.keep([0, 0, 1, 0])
+    quick.prepare()  # measures the priors
     seen = []
     prefix = embedded.image.prefix
     monkeypatch.setattr(embedded.image, "prefix", lambda b, layer: seen.append(len(b.pixel_values)) or prefix(b, layer))
@@ -504,10 +508,10 @@ def test_a_phrase_that_is_contested_is_explained_against_what_is_there_in_its_pl
     foil = Against([f"a {scene.objects[1].colour} {name}"]).aim(embedded, batch)
     torch.testing.assert_close(found.targets["image"], foil.targets["image"], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found.opposed["image"], foil.opposed["image"], atol=1e-5, rtol=1e-4)
-    assert found.opposed["image"].any() and found.weights.tolist() == foil.weights.tolist()
+    assert found.opposed["image"].any() and found.weights["image"].tolist() == foil.weights["image"].tolist()
     alone = AgainstAlike([(2 + len(colour) + 1, len(text))]).aim(embedded, batch)
     assert torch.cosine_similarity(alone.targets["image"], found.targets["image"]) < 0.5
-    assert not alone.opposed["image"].any() and alone.weights.tolist() == [AgainstAlike.weight]
+    assert not alone.opposed["image"].any() and alone.weights["image"].tolist() == [AgainstAlike.weight]
 
 
 def test_a_phrase_that_is_there_in_another_colour_too_does_not_speak_against(embedded):

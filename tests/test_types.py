@@ -24,19 +24,16 @@ def batch(pairs: str = "aba", **changed) -> PairBatch:
 
 
 def test_only_the_named_rows_are_kept_of_everything_in_that_order_and_as_often():
-    targets = {"image": torch.arange(3.0)[:, None]}
-    whole = batch(targets=targets, weights=torch.tensor([1.0, 2.0, 3.0]), opposed={"text": torch.arange(3) > 0})
+    targets, weights = {"image": torch.arange(3.0)[:, None]}, {"text": torch.tensor([1.0, 2.0, 3.0])}
+    whole = batch(targets=targets, weights=weights, opposed={"text": torch.arange(3) > 0})
     kept = whole.keep([2, 0, 2])
     rows = [2, 0, 2]
-    for name in ("pixel_values", "input_ids", "attention_mask", "weights"):
+    for name in ("pixel_values", "input_ids", "attention_mask"):
         assert torch.equal(getattr(kept, name), getattr(whole, name)[rows]), name
     for name in ("views", "tokens", "spans", "truncated", "pairs"):
         assert getattr(kept, name) == tuple(getattr(whole, name)[i] for i in rows), name
-    assert kept.targets["image"].flatten().tolist() == [2, 0, 2] and kept.opposed["text"].tolist() == [
-        True,
-        False,
-        True,
-    ]
+    assert kept.targets["image"].flatten().tolist() == [2, 0, 2]
+    assert kept.weights["text"].tolist() == [3, 1, 3] and kept.opposed["text"].tolist() == [True, False, True]
     without = batch().keep([1])
     assert without.targets is without.weights is without.opposed is None and len(without.pixel_values) == 1
 
@@ -60,8 +57,9 @@ def test_each_pair_stands_once_among_the_distinct_ones_and_every_row_knows_its_p
 
 
 def test_a_batch_moves_with_all_of_its_tensors_and_nothing_else():
-    moved = batch(weights=torch.ones(3), targets={"text": torch.ones(3, 4)}).to(torch.device("meta"))
-    for tensor in (moved.pixel_values, moved.input_ids, moved.attention_mask, moved.weights, moved.targets["text"]):
+    moved = batch(weights={"text": torch.ones(3)}, targets={"text": torch.ones(3, 4)}).to(torch.device("meta"))
+    aims = moved.weights["text"], moved.targets["text"]
+    for tensor in (moved.pixel_values, moved.input_ids, moved.attention_mask, *aims):
         assert tensor.is_meta
     assert moved.tokens == batch().tokens and moved.opposed is None
 

@@ -176,7 +176,7 @@ def shape_of(backbone: Backbone, batch: PairBatch) -> Hashable:
         batch.pixel_values.shape,
         batch.input_ids.shape,
         tuple(batch.targets or ()),
-        batch.weights is not None,
+        tuple(batch.weights or ()),
         grids.pop() if len(grids) == 1 else None,
         precision,
     )
@@ -184,8 +184,7 @@ def shape_of(backbone: Backbone, batch: PairBatch) -> Hashable:
 
 def _given(batch: PairBatch) -> list[Tensor]:
     """What a step reads of a batch beside its clean pairs: targets, and what compression weighs."""
-    weights = [] if batch.weights is None else [batch.weights]
-    return [*(batch.targets or {}).values(), *weights]
+    return [*(batch.targets or {}).values(), *(batch.weights or {}).values()]
 
 
 def _recorded(run: Callable[[], None]) -> Callable[[], None]:

@@ -283,7 +283,7 @@ class MaskFit(nn.Module):
             if term.weighed_by_beta:
                 weight = weight * self.towers[looks_at[0]].beta
                 if self.batch.weights is not None:
-                    weight = weight / self.batch.weights
+                    weight = weight / self.batch.weights[looks_at[0]]
             elif self.keep is not None and len(looks_at) == 1:
                 # Not beta times compression: Adam would go on for steps with the gradients that it remembers.
                 weight = weight / self._beta_ratio(looks_at[0])

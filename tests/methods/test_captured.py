@@ -167,7 +167,7 @@ def _aims(batch, seed):
     generator = torch.Generator().manual_seed(seed)
     count = len(batch.tokens)
     direction = torch.nn.functional.normalize(torch.randn(count, 128, generator=generator), dim=-1)
-    return {"targets": {"image": direction}, "weights": torch.rand(count, generator=generator) + 0.5}
+    return {"targets": {"image": direction}, "weights": {"image": torch.rand(count, generator=generator) + 0.5}}
 
 
 @pytest.mark.slow
@@ -249,8 +249,8 @@ def test_batches_share_a_graph_where_all_that_it_reads_is_of_one_shape(embedded)
         pad_texts(batch, 16)._replace(input_ids=torch.zeros(2, 16, dtype=torch.long)),
         batch._replace(targets=targets),
         batch._replace(targets={"image": targets["text"]}),
-        batch._replace(weights=torch.ones(2)),
-        batch._replace(targets=targets, weights=torch.ones(2)),
+        batch._replace(weights={"text": torch.ones(2)}),
+        batch._replace(targets=targets, weights={"text": torch.ones(2)}),
     ]
     shapes = [shape_of(embedded, other) for other in others]
     with torch.autocast("cpu", torch.bfloat16):

@@ -246,7 +246,7 @@ def test_a_weight_that_moves_is_kept_and_multiplies_the_term_at_each_step(embedd
 def test_what_a_pairs_relevance_counts_for_divides_what_compression_costs_it(embedded):
     method = M2IB(embedded, modalities=["image"], **FAST)
     batch = embedded.preprocess_pairs(scene_pairs(2))
-    half = method.attribute(batch._replace(weights=torch.tensor([0.5, 1.0])))
+    half = method.attribute(batch._replace(weights={"image": torch.tensor([0.5, 1.0]), "text": torch.ones(2)}))
     dear = M2IB(embedded, modalities=["image"], image_beta=6.0, **FAST).attribute(batch)
     assert_same_maps(half[0], dear[0])
     assert_same_maps(half[1], method.attribute(batch)[1])
