@@ -403,7 +403,7 @@ def test_processes_that_were_started_end_with_the_first_when_a_folder_is_refused
         env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     said = begun.communicate(timeout=200)[1]  # ends only when nobody holds the pipe any more
-    assert begun.returncode == 2 and "model.steps: 3 there, 4 now" in said
+    assert begun.returncode == 2 and "model.steps: 3 there, 4 now" in said and "Traceback" not in said
     assert living(begun.pid) == []
 
 

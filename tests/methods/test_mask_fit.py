@@ -252,6 +252,15 @@ def test_what_a_pairs_relevance_counts_for_divides_what_compression_costs_it(emb
     assert_same_maps(half[1], method.attribute(batch)[1])
 
 
+def test_relevance_of_each_tower_counts_for_what_is_said_of_that_tower(embedded):
+    batch = embedded.preprocess_pairs(scene_pairs(2))
+    weights = {"text": torch.full((2,), 0.25), "image": torch.full((2,), 2.0)}
+    found = M2IB(embedded, image_beta=3.0, text_beta=0.1, **FAST).attribute(batch._replace(weights=weights))
+    expected = M2IB(embedded, image_beta=1.5, text_beta=0.4, **FAST).attribute(batch)
+    for a, b in zip(found, expected, strict=True):
+        assert_same_maps(a, b)
+
+
 def test_a_term_sees_the_tokens_the_grid_and_both_clean_embeddings_of_its_tower(embedded):
     seen = {}
 
