@@ -121,6 +121,7 @@ def test_a_fit_that_gets_no_better_ends_after_the_patience_of_the_method_unless_
     assert [a.steps for a in AttributionStore(tmp_path / "attributions")] == [steps]
 
 
+@pytest.mark.slow
 def test_a_share_can_be_kept_and_no_rise_of_the_loss_ends_that_fit(tmp_path):
     fast = ["--model.noise_samples=2", "--trainer.enable_progress_bar=false", f"--output={tmp_path}"]
     main(["fit", "--data.scenes=1", "--model.keep=0.9", "--model.patience=1", "--model.steps=8", *fast])
@@ -137,6 +138,7 @@ def test_the_trainers_epochs_are_the_steps_of_a_fit(tmp_path):
     assert result.settings["steps"] == 4
 
 
+@pytest.mark.slow
 def test_no_result_is_written_over(tmp_path, capsys):
     main(["fit", "--data.scenes=1", f"--output={tmp_path}", *FAST])
     message = failure(capsys, "fit", "--data.scenes=1", f"--output={tmp_path}", *FAST)
@@ -232,6 +234,7 @@ def test_the_printed_configuration_and_the_help_of_a_method_are_complete(capsys)
     assert "--model.window" in printed(capsys, "predict", "--model.help=Occlusion")
 
 
+@pytest.mark.slow
 def test_the_printed_configuration_has_one_learning_rate_and_one_patience(capsys, tmp_path):
     said = printed(capsys, "fit", "--print_config")
     assert re.findall(r"\b(lr|patience): (\S+)", said) == [("lr", "1.0"), ("patience", "3")]

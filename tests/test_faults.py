@@ -82,6 +82,7 @@ def test_an_output_that_cannot_be_written_is_one_line(verb, tmp_path, monkeypatc
     assert "locked" in said and "Read-only file system" in said and "Remedy: " in said
 
 
+@pytest.mark.slow
 def test_thousands_of_pairs_leave_no_file_open(tmp_path):
     writer = PartWriter(AttributionStore(tmp_path), MADE, pairs=100, seconds=1e9)
     before = len(os.listdir("/proc/self/fd"))

@@ -144,6 +144,7 @@ def test_other_weights_of_the_same_name_are_refused(tmp_path, capsys, monkeypatc
     assert "there, another now" in failure(capsys, *COMMAND, "--data.scenes=1", f"--output={tmp_path}")
 
 
+@pytest.mark.slow
 def test_predict_gives_the_maps_of_fit(undisturbed, tmp_path):
     main(["fit", "--data.scenes=24", "--data.batch_size=7", "--pictures=false", f"--output={tmp_path}", *QUICK])
     assert_same(tmp_path, undisturbed, bit_equal=False)
@@ -299,6 +300,7 @@ def test_two_commands_at_once_in_one_folder_are_refused(tmp_path, capsys, monkey
     other.release()
 
 
+@pytest.mark.slow
 def test_a_truncated_part_is_named_and_the_rest_is_kept(undisturbed, tmp_path, capsys):
     shutil.copytree(undisturbed, tmp_path / "run")
     part = store(tmp_path / "run").parts[1]
@@ -383,6 +385,7 @@ def test_a_pair_whose_picture_could_not_be_drawn_is_not_done(tmp_path, monkeypat
     assert sorted(file.name for file in (tmp_path / "out" / "pictures").iterdir()) == ["0.png", "1.png", "2.png"]
 
 
+@pytest.mark.slow
 def test_a_part_is_written_when_its_time_has_come(tmp_path):
     main([*COMMAND, "--part_seconds=0", f"--output={tmp_path}"])
     assert len(store(tmp_path).parts) == 6 and len(store(tmp_path)) == 24

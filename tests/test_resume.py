@@ -87,6 +87,7 @@ def test_a_finished_fit_is_not_gone_on_with(undisturbed, capsys):
     assert (undisturbed / "checkpoints" / "last.ckpt").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argument", "difference"),
     [

@@ -74,6 +74,7 @@ def test_a_large_picture_is_reduced_before_it_is_kept(tmp_path):
     assert read_picture(tmp_path / "a.png").size == (1024, 512)
 
 
+@pytest.mark.slow
 def test_a_table_reads_only_what_was_uploaded_with_it(explainer, tmp_path):
     secret, given, output = tmp_path / "secret", tmp_path / "given", tmp_path / "output"
     for folder in (secret, given, output):
@@ -118,6 +119,7 @@ def test_settings_changed_on_the_way_end_where_a_new_fit_ends(explainer, knobs):
     np.testing.assert_allclose(phrase.image_map, expected_phrase.image_map, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"image_beta": 6.0}, {"keep": 0.8}, {"image_layer": 5}])
 def test_the_first_answer_from_the_masks_at_hand_is_near_the_last(explainer, change):
     pair = Pair("a", make_scene(3, objects=("crab", "key")).image, "a crab")
@@ -150,6 +152,7 @@ def test_a_moved_slider_against_a_foil_gives_what_explain_gives_and_is_near_it_a
             assert np.corrcoef(first.ravel(), last.ravel())[0, 1] > 0.8
 
 
+@pytest.mark.slow
 def test_a_moved_slider_goes_on_against_the_foil_that_is_shown_whatever_was_typed_since(explainer):
     image = make_scene(3, objects=("crab", "key")).image
     *_, found = explainer.watch(Pair("crab", image, "a crab"), explainer.knobs._replace(against="a key"))

@@ -76,6 +76,7 @@ def test_pictures_are_drawn_as_vectors_and_by_patches_where_that_is_asked_for(pa
     assert not (tmp_path / "gallery.html").exists()
 
 
+@pytest.mark.slow
 def test_of_many_pairs_the_gallery_waits_to_be_asked_for(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(output_summary, "GALLERY_PAIRS", 1)
     main(["predict", "--data.scenes=2", f"--output={tmp_path}", *FAST])

@@ -89,6 +89,7 @@ def test_the_time_ends_the_check_after_the_first_batch(embedded):
     assert len(found.results) == 1
 
 
+@pytest.mark.slow
 def test_the_page_and_the_text_are_written_for_pairs_of_ones_own(tmp_path: Path, capsys):
     scene = make_scene(5)
     scene.image.save(tmp_path / "a.png")

@@ -34,6 +34,7 @@ def test_methods_are_compared_on_a_file_of_pairs_with_truth(tmp_path, capsys):
     assert all(row[1] in page for row in rows) and "http" not in page
 
 
+@pytest.mark.slow
 def test_a_mapping_gives_labels_and_arguments(tmp_path, capsys):
     methods = "{ours: {class_path: Chefer}, cosine: {class_path: Chefer, init_args: {scale: 1}}}"
     main([

@@ -49,6 +49,7 @@ def test_noise_in_chunks_gives_the_same_maps(embedded, chunk, setting):
         assert_same_maps(a, b)
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_is_asked_for_less(embedded, monkeypatch):
     suffix = embedded.image.suffix
 
