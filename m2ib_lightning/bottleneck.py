@@ -6,6 +6,7 @@ Attribution", NeurIPS 2023 (arXiv 2312.17174), after Schulz et al., "Restricting
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -62,6 +63,7 @@ class NoiseBank:
         self.seed, self.samples, self.antithetic = seed, samples, antithetic
         self._kept: dict[tuple[int, str, int, int, torch.device], Tensor] = {}
 
+    @cached_property
     def half(self) -> NoiseBank:
         """A bank of half as many samples, one at least."""
         return NoiseBank(self.seed, max(1, self.samples // 2), self.antithetic)

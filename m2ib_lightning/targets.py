@@ -175,7 +175,7 @@ class Against(Difference):
 
     def _common(self, backbone: Backbone, batch: PairBatch, own: Tensor) -> Tensor:
         """(B, E) of length 1, the texts without what tells them from their foils."""
-        words = [words_in(pair.text) for pair in batch.pairs]
+        words = [words_or_all(pair.text) for pair in batch.pairs]
         rows = [row for row, of_text in enumerate(words) for _ in of_text]
         without = at_mean(backbone, unseen(batch).keep(rows), [[word] for of_text in words for word in of_text])
         tells = (own[rows] - without).norm(dim=-1).split([len(of_text) for of_text in words])
@@ -280,7 +280,7 @@ class AgainstAlike(Target):
             own = (rows == row).nonzero()[:, 0]
             telling = own[lengths[own] >= lengths[own].max() / 2]
             chosen.append(int(telling[least[telling].argmin()]))
-        common = at_mean(backbone, unseen(batch), [[span] for span in self.spans])
+        common = at_mean(backbone, batch, [[span] for span in self.spans])
         own, opposed = rivals(text[chosen], instead[chosen, nearest[chosen]], common)
         is_contested = rearrange(contested[chosen], "b -> b 1")
         target = torch.where(is_contested, own, changes[chosen])
@@ -389,13 +389,18 @@ def words_in(text: str) -> list[Span]:
     return [word.span() for word in re.finditer(r"\w+", text)]
 
 
+def words_or_all(text: str) -> list[Span]:
+    """The same; all of the text if there is none."""
+    return words_in(text) or [(0, len(text))]
+
+
 def differing(text: str, foil: str) -> list[bool]:
     """Of each word of a text, whether a foil has another one, or none, in its place; case does not matter.
 
     >>> differing("a red crab and a tree", "A blue crab, and a key")
     [False, True, False, False, False, True]
     """
-    own, other = ([given[start:end].casefold() for start, end in words_in(given)] for given in (text, foil))
+    own, other = ([given[start:end].casefold() for start, end in words_or_all(given)] for given in (text, foil))
     found = [True] * len(own)
     for block in difflib.SequenceMatcher(None, own, other, autojunk=False).get_matching_blocks():
         found[block.a : block.a + block.size] = [False] * block.size
@@ -417,8 +422,8 @@ def runs(words: Sequence[Span], differ: Sequence[bool], tells: Tensor) -> list[S
 def words_of(row: int, span: Span, batch: PairBatch) -> list[tuple[int, Span]]:
     """The words of a span of a text, each with its row; all of the span if there is none."""
     start, end = span
-    found = words_in(batch.pairs[row].text[start:end])
-    return [(row, (start + first, start + last)) for first, last in found] or [(row, span)]
+    found = words_or_all(batch.pairs[row].text[start:end])
+    return [(row, (start + first, start + last)) for first, last in found]
 
 
 def covered(spans: Sequence[Span], span: Span) -> list[int]:

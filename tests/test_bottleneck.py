@@ -122,7 +122,7 @@ def test_padding_has_no_capacity():
 @pytest.mark.parametrize("antithetic", [True, False])
 def test_half_a_bank_is_a_bank_of_half_the_samples(samples, half, antithetic):
     place = (3, "image", 4, 2, torch.device("cpu"))
-    found = NoiseBank(7, samples, antithetic).half()(*place)
+    found = NoiseBank(7, samples, antithetic).half(*place)
     torch.testing.assert_close(found, NoiseBank(7, half, antithetic)(*place), rtol=0, atol=0)
 
 

@@ -187,11 +187,21 @@ def test_of_a_foil_that_only_says_more_the_target_is_the_difference(embedded, sc
         ("a red crab", "a red crab and a tree", []),
         ("a red crab left of a tree", "a red key left of a cat", ["crab", "tree"]),
         ("a cat, here", "nothing", ["a", "cat", "here"]),
+        ("a cat", "?", ["a", "cat"]),
     ],
 )
 def test_words_differ_that_a_foil_has_not_in_their_place(text, foil, differ):
     words = [text[start:end] for start, end in words_in(text)]
     assert [word for word, differs in zip(words, differing(text, foil), strict=True) if differs] == differ
+
+
+@pytest.mark.parametrize(("text", "foil"), [("!!!", "a cat"), ("a cat", "!!!")])
+def test_a_caption_without_a_word_is_told_from_another_as_a_whole(embedded, scenes, text, foil):
+    batch = embedded.preprocess_pairs([Pair("a", scenes[0].image, text)])
+    found = Against([foil]).aim(embedded, batch)
+    own, other = library_text(embedded, text), library_text(embedded, foil)
+    common = WithoutPhrase([(0, len(text))]).without(embedded, batch)[0]
+    torch.testing.assert_close(found.targets["image"][0], own - common - (other - common) / 2, atol=1e-5, rtol=1e-4)
 
 
 def test_words_are_taken_along_that_tell_as_much_and_follow_one_another():

@@ -47,7 +47,9 @@ class OpposedFit(MaskFit):
     ) -> None:
         assert batch.targets is not None and batch.opposed is not None
         away = {m: batch.opposed[m] for m in batch.targets if batch.opposed[m].any()}
-        noise = noise.half() if len(away) == len(batch.targets) else noise
+        # Of every pair, that none depends on which others it is beside.
+        alone = all(batch.opposed[m].any(-1).all() for m in batch.targets)
+        noise = noise.half if alone else noise
         super().__init__(backbone, batch, towers, loss_terms, noise, *more)
         other = batch._replace(targets=away)
         self.opposite = MaskFit(backbone, other, towers, loss_terms, noise, *more, same=self)

@@ -105,6 +105,19 @@ def test_a_pair_without_a_foil_beside_one_with_is_explained_as_it_is_alone(embed
 
 
 @pytest.mark.slow
+def test_a_pair_against_a_caption_beside_one_against_a_picture_is_explained_as_it_is_alone(embedded, scenes, foils):
+    foil = make_scene(60_050).image
+    pairs = [Pair(str(i), scene.image, scene.text) for i, scene in enumerate(scenes[:2])]
+    batch, method = embedded.preprocess_pairs(pairs), M2IB(embedded, steps=4)
+    apart = [
+        Against(foils[:1]).aim(embedded, batch.keep([0])),
+        Against([foil], "image").aim(embedded, batch.keep([1])),
+    ]
+    both = put(OtherModality().aim(embedded, batch), [0], apart[0])
+    both = put(both, [1], apart[1])
+    assert_same(method.attribute(both), [method.attribute(one)[0] for one in apart])
+
+
 @pytest.mark.parametrize("tolerance", [None, 0.02])
 def test_a_pair_that_stops_is_explained_as_it_is_alone(embedded, foiled, tolerance):
     method = M2IB(embedded, tolerance=tolerance, patience=1, steps=12)
